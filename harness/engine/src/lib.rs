@@ -1,0 +1,1 @@
+//! runs checks and their controls and judges them.

@@ -1,0 +1,1 @@
+//! faults: inject, prove, heal, with a journal.

@@ -1,0 +1,1 @@
+//! installers of the platform's components.
