@@ -64,6 +64,10 @@ pub struct CheckRecord {
     pub area: String,
     /// Statements it answers.
     pub statements: Vec<String>,
+    /// Those of them that the real system contradicts: the check asserts what is true, and when it passes these are
+    /// reported as refuted.
+    #[serde(default)]
+    pub contradicts: Vec<String>,
     /// What it came to, control included.
     pub verdict: Verdict,
     /// Why, for anything but `pass`.
