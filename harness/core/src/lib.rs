@@ -4,6 +4,7 @@
 //!
 //! Invariant: nothing here does IO. The only clock is [`wait`]'s timer, which the caller's runtime drives.
 
+pub mod cancel;
 pub mod capability;
 pub mod event;
 pub mod lock;
@@ -15,6 +16,7 @@ pub mod undo;
 pub mod verdict;
 pub mod wait;
 
+pub use cancel::Cancel;
 pub use capability::{Availability, Capability};
 pub use event::{Event, EventSink};
 pub use lock::{Access, Resource, Touches};

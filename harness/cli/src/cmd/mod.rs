@@ -1,0 +1,39 @@
+//! The subcommands. Each is a module with `Args` (clap's) and `async fn run(args: Args, ctx: &Ctx) -> Result<Exit>`,
+//! and a line in the table below.
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::ctx::{Ctx, OnInterrupt};
+use crate::exit::Exit;
+
+macro_rules! commands {
+    ($($(#[$meta:meta])* $variant:ident => $module:ident, $interrupt:ident;)+) => {
+        /// What can be asked for.
+        #[derive(Debug, Subcommand)]
+        pub enum Command { $($(#[$meta])* $variant($module::Args),)+ }
+
+        impl Command {
+            /// What Ctrl-C does to it.
+            pub fn interrupt(&self) -> OnInterrupt {
+                match self { $(Command::$variant(_) => OnInterrupt::$interrupt,)+ }
+            }
+
+            /// Runs it.
+            ///
+            /// # Errors
+            /// Its own; [`crate::exit`] turns them into codes.
+            pub async fn run(self, ctx: &Ctx) -> Result<Exit> {
+                match self { $(Command::$variant(args) => $module::run(args, ctx).await,)+ }
+            }
+        }
+    };
+}
+
+pub mod explain;
+
+// Two lines a command: `pub mod x;` above, and here `/// about` with `X => x, Abandon;` (see [`OnInterrupt`]).
+commands! {
+    /// Say what a check asserts, how it is proved, and what to do where it fails.
+    Explain => explain, Abandon;
+}

@@ -1,0 +1,133 @@
+//! Progress for people: plain lines on standard error, with the seconds since the start.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use shakedown_core::{Event, EventSink};
+
+/// A wait is told again after this long, or when the last thing seen has changed.
+const REPEAT: Duration = Duration::from_secs(10);
+/// Shorter waits are not told at all.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Takes events and free words, and writes lines.
+pub struct Progress {
+    quiet: bool,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Who waits: since when, when it was last told, and the last thing seen then.
+    waits: BTreeMap<String, Wait>,
+    done: usize,
+    of: usize,
+}
+
+struct Wait {
+    since: Instant,
+    told: Option<Instant>,
+    seen: String,
+}
+
+impl Progress {
+    /// On standard error; says nothing when quiet.
+    pub fn to_stderr(quiet: bool) -> Self {
+        Self { quiet, began: Instant::now(), state: Mutex::default() }
+    }
+
+    /// Says one line.
+    pub fn say(&self, text: impl std::fmt::Display) {
+        if !self.quiet {
+            let seconds = self.began.elapsed().as_secs_f32();
+            // Progress that cannot be written is no reason to stop.
+            let _ = writeln!(std::io::stderr().lock(), "[{seconds:7.1}s] {text}");
+        }
+    }
+
+    /// Nothing follows for now; standard output comes next.
+    pub fn end(&self) {
+        let _ = std::io::stderr().flush();
+    }
+
+    fn waiting(&self, who: String, what: &str, last_seen: String) {
+        let now = Instant::now();
+        let line = {
+            let Ok(mut state) = self.state.lock() else { return };
+            let key = format!("{who}: {what}");
+            let wait =
+                state.waits.entry(key).or_insert_with(|| Wait { since: now, told: None, seen: String::new() });
+            let due = match wait.told {
+                None => now - wait.since >= PATIENCE,
+                Some(told) => now - told >= REPEAT || (now - told >= PATIENCE && wait.seen != last_seen),
+            };
+            if !due {
+                return;
+            }
+            wait.told = Some(now);
+            wait.seen.clone_from(&last_seen);
+            format!("{who}: waiting {:.0}s for {what}; last seen: {last_seen}", (now - wait.since).as_secs_f32())
+        };
+        self.say(line);
+    }
+
+    fn forget_waits_of(&self, who: &str) {
+        if let Ok(mut state) = self.state.lock() {
+            state.waits.retain(|key, _| !key.starts_with(who));
+        }
+    }
+}
+
+impl EventSink for Progress {
+    fn emit(&self, event: Event) {
+        match event {
+            Event::RunStarted { run, checks } => {
+                if let Ok(mut state) = self.state.lock() {
+                    state.of = checks.len();
+                }
+                self.say(format!("run {} with seed {}: {} checks", run.id, run.seed, checks.len()));
+            }
+            Event::Fixture { name, up: true } => self.say(format!("setting up {name}")),
+            Event::Fixture { name, up: false } => self.say(format!("taking down {name}")),
+            Event::Waiting { who, what, last_seen } => self.waiting(who, &what, last_seen),
+            Event::ControlFinished { check, .. } | Event::BaselineFinished { check, .. } => {
+                self.forget_waits_of(&check);
+            }
+            Event::CheckFinished { record } => {
+                let count = self.state.lock().map_or((0, 0), |mut state| {
+                    state.done += 1;
+                    (state.done, state.of)
+                });
+                self.say(finished_line(&record, count));
+            }
+            Event::BaselineStarted { .. } | Event::ControlStarted { .. } | Event::RunFinished { .. } => {}
+        }
+    }
+}
+
+/// One line for a check that is done.
+fn finished_line(record: &shakedown_core::CheckRecord, (done, of): (usize, usize)) -> String {
+    use shakedown_core::ControlVerdict;
+    let verdict = serde_word(&record.verdict);
+    let control = match record.control.verdict {
+        ControlVerdict::NotRun => String::new(),
+        other => format!(", control {} in {:.1}s", serde_word(&other), ms(record.control.duration_ms)),
+    };
+    let why = if record.reason.is_empty() { String::new() } else { format!(": {}", record.reason) };
+    format!("{done:>3}/{of} {verdict:12} {} ({:.1}s{control}){why}", record.id, ms(record.duration_ms))
+}
+
+fn ms(milliseconds: u64) -> f64 {
+    Duration::from_millis(milliseconds).as_secs_f64()
+}
+
+/// The word that reports use for it.
+fn serde_word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
