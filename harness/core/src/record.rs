@@ -15,6 +15,8 @@ pub struct RunInfo {
     pub id: String,
     /// Fixes every random choice.
     pub seed: Seed,
+    /// Name of the cluster, as `--name` takes it.
+    pub cluster: String,
     /// When it began.
     pub started: Timestamp,
     /// When it ended.
