@@ -1,1 +1,23 @@
-//! the vocabulary of checks.
+//! The vocabulary of checks: probes, expectations and sabotages, a word a file, over one [`Platform`].
+//!
+//! Invariants: no word names a provisioner; what a probe makes it removes again; an undo puts back what was found, not
+//! what ought to have been there; no key, token or Secret value enters an observation.
+
+pub mod api;
+pub mod capabilities;
+pub mod fingerprint;
+pub mod machine;
+pub mod maglev_table;
+pub mod murmur3;
+pub mod node_command;
+pub mod objects;
+pub mod platform;
+pub mod pod_command;
+pub mod undo;
+
+#[cfg(test)]
+mod testing;
+
+pub use machine::{FileFound, Machine, MachineError, Output};
+pub use objects::ObjectRef;
+pub use platform::{ConnectError, Platform};
