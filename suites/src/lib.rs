@@ -1,0 +1,3 @@
+//! What the platform documents ([`catalogue`]), and the checks of it.
+
+pub mod catalogue;
