@@ -187,6 +187,8 @@ pub struct Check<W> {
     pub id: &'static str,
     /// Statements it answers.
     pub statements: Vec<&'static str>,
+    /// Those of them that the real system contradicts: the check asserts what is true instead.
+    pub contradicts: Vec<&'static str>,
     /// Without these it is `skip`.
     pub needs: Vec<Capability>,
     /// How the runner treats it.
@@ -221,13 +223,14 @@ impl<W> Check<W> {
 
 /// Begins a check.
 pub fn check(id: &'static str) -> Head {
-    Head { id, statements: vec![], needs: vec![], tags: vec![], budget: Duration::from_secs(60) }
+    Head { id, statements: vec![], contradicts: vec![], needs: vec![], tags: vec![], budget: Duration::from_secs(60) }
 }
 
 /// The part of a check that has no types of its own yet.
 pub struct Head {
     id: &'static str,
     statements: Vec<&'static str>,
+    contradicts: Vec<&'static str>,
     needs: Vec<Capability>,
     tags: Vec<Tag>,
     budget: Duration,
@@ -238,6 +241,19 @@ impl Head {
     #[must_use]
     pub fn asserts(mut self, ids: impl IntoIterator<Item = &'static str>) -> Self {
         self.statements.extend(ids);
+        self
+    }
+
+    /// Statements that it answers with "no": the real system does otherwise, the check asserts what is true, and when
+    /// it passes they are reported as refuted.
+    #[must_use]
+    pub fn contradicts(mut self, ids: impl IntoIterator<Item = &'static str>) -> Self {
+        for id in ids {
+            self.contradicts.push(id);
+            if !self.statements.contains(&id) {
+                self.statements.push(id);
+            }
+        }
         self
     }
 
@@ -336,6 +352,7 @@ impl<W: Send + Sync + 'static, P: Probe<W>> Expected<W, P> {
         Unremedied(Check {
             id: head.id,
             statements: head.statements,
+            contradicts: head.contradicts,
             needs: head.needs,
             tags: head.tags,
             fixtures,

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shakedown_core::{Event, EventSink, Observation, Seed, Touches};
+use shakedown_core::{Cancel, Event, EventSink, Observation, Seed, Touches, UndoStep};
 use thiserror::Error;
+
+use crate::undo::UndoLog;
 
 /// Why a probe brought nothing back.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -54,8 +56,11 @@ pub struct Cx {
     pub budget: Duration,
     /// A directory of its own for files it makes; emptied afterwards.
     pub scratch: PathBuf,
+    /// Set when the run ends early; long waits end with it.
+    pub cancel: Cancel,
     events: Arc<dyn EventSink>,
     attachments: Arc<Mutex<Vec<Attachment>>>,
+    undo: Option<Arc<UndoLog>>,
 }
 
 impl Cx {
@@ -68,7 +73,40 @@ impl Cx {
         scratch: PathBuf,
         events: Arc<dyn EventSink>,
     ) -> Self {
-        Self { check: check.into(), phase, seed, budget, scratch, events, attachments: Arc::default() }
+        Self {
+            check: check.into(),
+            phase,
+            seed,
+            budget,
+            scratch,
+            cancel: Cancel::new(),
+            events,
+            attachments: Arc::default(),
+            undo: None,
+        }
+    }
+
+    /// With the run's wish to stop and its journal.
+    #[must_use]
+    pub(crate) fn within_run(mut self, cancel: Cancel, undo: Arc<UndoLog>) -> Self {
+        self.cancel = cancel;
+        self.undo = Some(undo);
+        self
+    }
+
+    /// Has on disk how something that the probe is about to make or change is put back, before it does so. The engine
+    /// does the steps from last to first once the observation is over, however it ended: also after its budget ran
+    /// out, after Ctrl-C, and through `shakedown recover` after a kill. Deleting what is already gone is no failure, so
+    /// a probe may also clean up by itself.
+    ///
+    /// # Errors
+    /// It is not on disk: the probe must not go on.
+    pub fn undo_afterwards(&self, steps: Vec<UndoStep>) -> Result<(), ObserveError> {
+        match &self.undo {
+            Some(log) => log.intend(steps).map_err(ObserveError::harness),
+            // An observation outside of a run, as unit tests of words make it.
+            None => Ok(()),
+        }
     }
 
     /// Tells what is being waited for, and the last thing seen.
