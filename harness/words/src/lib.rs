@@ -3,17 +3,29 @@
 //! Invariants: no word names a provisioner; what a probe makes it removes again; an undo puts back what was found, not
 //! what ought to have been there; no key, token or Secret value enters an observation.
 
+pub mod admission;
+pub mod admitted;
 pub mod api;
 pub mod capabilities;
+pub mod capture;
+pub mod change;
+pub mod echo;
+pub mod etcd;
 pub mod fingerprint;
+pub mod identity;
 pub mod machine;
 pub mod maglev_table;
+pub mod manifest;
 pub mod murmur3;
 pub mod node_command;
 pub mod objects;
+pub mod pcap;
 pub mod platform;
 pub mod pod_command;
+pub mod psa;
+pub mod raw_bytes;
 pub mod undo;
+pub mod wire;
 
 #[cfg(test)]
 mod testing;
