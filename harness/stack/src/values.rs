@@ -1,0 +1,74 @@
+//! The values of the Cilium chart, as a function of the cluster's facts.
+
+use serde_json::{Value, json};
+
+use crate::facts::Facts;
+
+/// Cilium's own default table size (LB-032); asserted by checks, so it is named.
+pub const MAGLEV_TABLE_SIZE: u32 = 16381;
+
+/// The documented values: kube-proxy replacement, WireGuard, Maglev; and what this cluster's nodes need beyond them.
+pub fn cilium(facts: &Facts) -> Value {
+    let mut values = json!({
+        "kubeProxyReplacement": true,
+        "k8sServiceHost": facts.api_host,
+        "k8sServicePort": facts.api_port,
+        "image": {"useDigest": false},
+        "operator": {"image": {"useDigest": false}, "replicas": if facts.several_nodes() { 2 } else { 1 }},
+        // No Envoy in the bundle, so no layer 7 proxy either (CIL-014..017 say what this costs).
+        "envoy": {"enabled": false},
+        "l7Proxy": false,
+        "encryption": {"enabled": true, "type": "wireguard"},
+        "loadBalancer": {"algorithm": "maglev"},
+        "maglev": {"tableSize": MAGLEV_TABLE_SIZE},
+        "bpf": {"masquerade": true},
+        "cgroup": {"autoMount": {"enabled": false}, "hostRoot": facts.cgroup_root},
+        "hubble": {"enabled": false},
+        "ipam": if facts.node_ranges {
+            json!({"mode": "kubernetes"})
+        } else {
+            json!({"mode": "cluster-pool", "operator": {"clusterPoolIPv4PodCIDRList": [facts.pod_cidr]}})
+        },
+    });
+    if !facts.kernel_wireguard {
+        values["encryption"]["wireguard"] = json!({"userspaceFallback": true});
+    }
+    if !facts.sys_resource {
+        // The chart's list of capabilities holds SYS_RESOURCE, which no container can be given here; a privileged one
+        // takes what there is.
+        values["securityContext"] = json!({"privileged": true});
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::five_nodes;
+
+    #[test]
+    fn values_where_the_machine_lacks_something() {
+        insta::assert_yaml_snapshot!(cilium(&five_nodes()));
+    }
+
+    #[test]
+    fn values_on_a_single_node_of_a_complete_host() {
+        let facts = Facts {
+            sys_resource: true,
+            kernel_wireguard: true,
+            node_ranges: false,
+            nodes: vec!["k8s-cp-1".into()],
+            cgroup_root: "/sys/fs/cgroup".into(),
+            ..five_nodes()
+        };
+        insta::assert_yaml_snapshot!(cilium(&facts));
+    }
+
+    #[test]
+    fn workarounds_are_used_only_where_something_is_missing() {
+        let complete = Facts { sys_resource: true, kernel_wireguard: true, ..five_nodes() };
+        let values = cilium(&complete);
+        assert!(values.get("securityContext").is_none());
+        assert!(values["encryption"].get("wireguard").is_none());
+    }
+}
