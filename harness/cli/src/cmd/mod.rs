@@ -30,10 +30,25 @@ macro_rules! commands {
     };
 }
 
+pub mod catalogue;
+pub mod up;
+pub mod down;
+pub mod exec;
+pub mod kubeconfig;
 pub mod explain;
 
 // Two lines a command: `pub mod x;` above, and here `/// about` with `X => x, Abandon;` (see [`OnInterrupt`]).
 commands! {
+    /// Bring a cluster up, or what is missing of it.
+    Up => up, Abandon;
+    /// Run a command on a node; its exit code is passed through.
+    Exec => exec, Leave;
+    /// Print the administrator's access to the API.
+    Kubeconfig => kubeconfig, Abandon;
+    /// Remove a cluster.
+    Down => down, Abandon;
+    /// List what is documented, which checks assert it, and what became of it.
+    Catalogue => catalogue, Abandon;
     /// Say what a check asserts, how it is proved, and what to do where it fails.
     Explain => explain, Abandon;
 }
