@@ -308,11 +308,7 @@ fn closure(index: &Index, wanted: &PackageSet) -> Result<Vec<PinnedDeb>, BundleE
 }
 
 /// Resolves all package sets anew, for `bundle lock`.
-pub(crate) fn resolve_all(
-    cache: &CacheDir,
-    lock: &mut Lock,
-    progress: &dyn Progress,
-) -> Result<(), BundleError> {
+pub(crate) fn resolve_all(cache: &CacheDir, lock: &mut Lock, progress: &dyn Progress) -> Result<(), BundleError> {
     let index = Index::fetch(cache, &Mirror::from_env(), progress)?;
     let mut sets = BTreeMap::new();
     for set in crate::debian::sets::SETS {

@@ -29,12 +29,7 @@ pub(crate) fn run(command: &mut Command, what: &str, log: &Path, hint: &'static 
 }
 
 /// Runs a command and gives what it printed, without the final newline.
-pub(crate) fn output(
-    command: &mut Command,
-    what: &str,
-    log: &Path,
-    hint: &'static str,
-) -> Result<String, BundleError> {
+pub(crate) fn output(command: &mut Command, what: &str, log: &Path, hint: &'static str) -> Result<String, BundleError> {
     let file = open_log(log)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
     let output = command.output().map_err(|error| missing(command, &error, hint))?;

@@ -39,7 +39,9 @@ pub enum BundleError {
         hint: &'static str,
     },
     /// The Go toolchain is older than a recipe demands.
-    #[error("{component} needs Go {needed}, this is {found}\nhint: install a newer Go; toolchains are never fetched on their own")]
+    #[error(
+        "{component} needs Go {needed}, this is {found}\nhint: install a newer Go; toolchains are never fetched on their own"
+    )]
     GoTooOld {
         /// The component.
         component: String,
@@ -61,7 +63,9 @@ pub enum BundleError {
         log: PathBuf,
     },
     /// A file could not be fetched.
-    #[error("cannot download {url}: {reason}\nhint: check the network and the proxy settings (http_proxy), or set SHAKEDOWN_DEBIAN_MIRROR to a mirror that answers")]
+    #[error(
+        "cannot download {url}: {reason}\nhint: check the network and the proxy settings (http_proxy), or set SHAKEDOWN_DEBIAN_MIRROR to a mirror that answers"
+    )]
     Download {
         /// Its address.
         url: String,
@@ -69,7 +73,9 @@ pub enum BundleError {
         reason: String,
     },
     /// A file is not what its name promises.
-    #[error("{what} has sha256 {found}, expected {expected}\nhint: it was not used and has been removed; the same command fetches it again")]
+    #[error(
+        "{what} has sha256 {found}, expected {expected}\nhint: it was not used and has been removed; the same command fetches it again"
+    )]
     Checksum {
         /// The file.
         what: String,
@@ -87,7 +93,9 @@ pub enum BundleError {
         reason: String,
     },
     /// A package index was not signed by the distribution.
-    #[error("the signature of {what} is not valid: {reason}\nhint: a mirror or proxy in between may alter files; try another mirror with SHAKEDOWN_DEBIAN_MIRROR")]
+    #[error(
+        "the signature of {what} is not valid: {reason}\nhint: a mirror or proxy in between may alter files; try another mirror with SHAKEDOWN_DEBIAN_MIRROR"
+    )]
     Signature {
         /// The index.
         what: String,
@@ -115,13 +123,18 @@ pub enum BundleError {
         components: Vec<String>,
     },
     /// Files of the bundle are not what was built.
-    #[error("{}hint: run `shakedown bundle verify --repair`; only the damaged components are built again", damage(problems))]
+    #[error(
+        "{}hint: run `shakedown bundle verify --repair`; only the damaged components are built again",
+        damage(problems)
+    )]
     Damaged {
         /// One for each file.
         problems: Vec<crate::Problem>,
     },
     /// Only root can make trees that belong to root and start containerd on them.
-    #[error("building {component} needs root: it makes files that belong to root and starts containerd once on them\nhint: run the same command with sudo; the cache stays in your own cache directory")]
+    #[error(
+        "building {component} needs root: it makes files that belong to root and starts containerd once on them\nhint: run the same command with sudo; the cache stays in your own cache directory"
+    )]
     NotRoot {
         /// The component.
         component: String,

@@ -146,12 +146,8 @@ impl Toolchain {
     fn download(&self, recipe: &GoRecipe, dir: &Path) -> Result<Downloaded, BundleError> {
         let log = self.cache.logs().join(format!("{}-download.log", recipe.name));
         let what = format!("fetching {}", recipe.module);
-        let text = command::output(
-            self.command(dir).args(["mod", "download", "-json", recipe.module]),
-            &what,
-            &log,
-            HINT,
-        )?;
+        let text =
+            command::output(self.command(dir).args(["mod", "download", "-json", recipe.module]), &what, &log, HINT)?;
         serde_json::from_str(&text).map_err(|error| malformed(format!("what Go said when {what}"), error))
     }
 

@@ -142,7 +142,10 @@ mod tests {
     fn an_archive_describes_its_own_contents_truthfully_and_is_reproducible() {
         let dir = tempfile::tempdir().unwrap();
         let spec = ImageSpec {
-            contents: &[Content::Text { to: "etc/x", mode: 0o644, text: "x" }, Content::Link { to: "etc/y", target: "x" }],
+            contents: &[
+                Content::Text { to: "etc/x", mode: 0o644, text: "x" },
+                Content::Link { to: "etc/y", target: "x" },
+            ],
             layers: &[],
             ..IMAGES[0]
         };

@@ -291,7 +291,13 @@ pub(crate) const IMAGES: &[ImageSpec] = &[
         workdir: "/home/argocd",
         ..BASE
     },
-    kyverno("image-kyverno", "kyverno", "ghcr.io/kyverno/kyverno:v1.13.4", &[TMP, bin("kyverno", "kyverno", "kyverno")], &["/kyverno"]),
+    kyverno(
+        "image-kyverno",
+        "kyverno",
+        "ghcr.io/kyverno/kyverno:v1.13.4",
+        &[TMP, bin("kyverno", "kyverno", "kyverno")],
+        &["/kyverno"],
+    ),
     kyverno(
         "image-kyverno-init",
         "kyverno-init",
@@ -329,16 +335,7 @@ const fn kyverno(
     contents: &'static [Content],
     entrypoint: &'static [&'static str],
 ) -> ImageSpec {
-    ImageSpec {
-        component,
-        short,
-        reference,
-        group: Group::Kyverno,
-        contents,
-        user: "65534:65534",
-        entrypoint,
-        ..BASE
-    }
+    ImageSpec { component, short, reference, group: Group::Kyverno, contents, user: "65534:65534", entrypoint, ..BASE }
 }
 
 #[cfg(test)]

@@ -167,7 +167,9 @@ fn differs(entry: &Entry, full: &Path, meta: &fs::Metadata) -> Option<Damage> {
         Entry::Dir { .. } => None,
         Entry::Link { target } => match fs::read_link(full) {
             Ok(found) if found == *target => None,
-            Ok(found) => Some(Damage::Changed(format!("points to {} instead of {}", found.display(), target.display()))),
+            Ok(found) => {
+                Some(Damage::Changed(format!("points to {} instead of {}", found.display(), target.display())))
+            }
             Err(_) => Some(Damage::Changed("no link any more".into())),
         },
         Entry::File { .. } if !meta.is_file() => Some(Damage::Changed("no file any more".into())),

@@ -89,7 +89,11 @@ impl GoRecipe {
     /// The linker flags, quoted as `-ldflags` wants them.
     pub fn ldflags(&self) -> String {
         self.stamps.iter().fold("-s -w".to_string(), |flags, (name, value)| {
-            if value.contains(' ') { format!("{flags} -X '{name}={value}'") } else { format!("{flags} -X {name}={value}") }
+            if value.contains(' ') {
+                format!("{flags} -X '{name}={value}'")
+            } else {
+                format!("{flags} -X {name}={value}")
+            }
         })
     }
 

@@ -21,12 +21,7 @@ pub(crate) fn key(parts: &[&str]) -> String {
 }
 
 /// Imports `archives`, all in the store of this cache, into `seed`, with the containerd of `node_root`.
-pub(crate) fn build(
-    cache: &CacheDir,
-    node_root: &Path,
-    archives: &[PathBuf],
-    seed: &Path,
-) -> Result<(), BundleError> {
+pub(crate) fn build(cache: &CacheDir, node_root: &Path, archives: &[PathBuf], seed: &Path) -> Result<(), BundleError> {
     let store = cache.store();
     let log = cache.logs().join("seed.log");
     let daemon_log = cache.logs().join("seed-containerd.log");

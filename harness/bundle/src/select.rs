@@ -95,9 +95,10 @@ impl FromStr for Selection {
     type Err = BundleError;
 
     fn from_str(text: &str) -> Result<Self, BundleError> {
-        text.split(',').map(str::trim).filter(|name| !name.is_empty()).try_fold(Self::core(), |all, name| {
-            Ok(if name == "all" { Self::all() } else { all.with(name.parse()?) })
-        })
+        text.split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .try_fold(Self::core(), |all, name| Ok(if name == "all" { Self::all() } else { all.with(name.parse()?) }))
     }
 }
 

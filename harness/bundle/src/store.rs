@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::cache::CacheDir;
 use crate::error::{BundleError, io};
@@ -195,9 +194,4 @@ fn sync_file_system(dir: &Path) -> Result<(), BundleError> {
 pub(crate) fn free_space(path: &Path) -> Result<u64, BundleError> {
     let stat = nix::sys::statvfs::statvfs(path).map_err(|errno| io("measure", path)(errno.into()))?;
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
-}
-
-/// Formats a duration as people say it.
-pub(crate) fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
 }

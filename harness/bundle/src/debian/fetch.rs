@@ -56,10 +56,9 @@ impl Mirror {
     /// Gets a file into memory.
     pub fn get(&self, archive: &str, path: &str) -> Result<Vec<u8>, BundleError> {
         let url = self.url(archive, path);
-        let reader = self.open(archive, path)?.ok_or_else(|| BundleError::Download {
-            url: url.clone(),
-            reason: "it is not there (404)".into(),
-        })?;
+        let reader = self
+            .open(archive, path)?
+            .ok_or_else(|| BundleError::Download { url: url.clone(), reason: "it is not there (404)".into() })?;
         let mut bytes = Vec::new();
         reader
             .take(INDEX_LIMIT)

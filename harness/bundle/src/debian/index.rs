@@ -115,7 +115,9 @@ fn parse_stanza(archive: &str, stanza: &str) -> Result<Package, BundleError> {
         ("SHA256", package.sha256.len() != 64),
     ];
     match missing.iter().find(|(_, absent)| *absent) {
-        Some((field, _)) => Err(malformed(format!("the index entry of {:?}", package.name), format!("no valid {field}"))),
+        Some((field, _)) => {
+            Err(malformed(format!("the index entry of {:?}", package.name), format!("no valid {field}")))
+        }
         None => Ok(package),
     }
 }
@@ -129,14 +131,11 @@ fn digest_in_release(release: &str, name: &str) -> Option<String> {
     })
 }
 
-fn verify_signature(
-    cache: &CacheDir,
-    suite: &str,
-    release: &[u8],
-    progress: &dyn Progress,
-) -> Result<(), BundleError> {
+fn verify_signature(cache: &CacheDir, suite: &str, release: &[u8], progress: &dyn Progress) -> Result<(), BundleError> {
     let Some(keyring) = KEYRINGS.iter().find(|path| Path::new(path).exists()) else {
-        progress.note(&format!("signature of {suite} NOT checked: no Debian keyring here (package debian-archive-keyring)"));
+        progress.note(&format!(
+            "signature of {suite} NOT checked: no Debian keyring here (package debian-archive-keyring)"
+        ));
         return Ok(());
     };
     let path = cache.debs().join(format!(".InRelease-{suite}"));
@@ -169,7 +168,9 @@ mod tests {
     fn the_newest_version_of_all_suites_wins() {
         let mut index = Index::default();
         let stanza = |version: &str| {
-            format!("Package: a\nVersion: {version}\nFilename: pool/a\nSize: 3\nSHA256: {DIGEST}\nDescription: x\n more: y\n")
+            format!(
+                "Package: a\nVersion: {version}\nFilename: pool/a\nSize: 3\nSHA256: {DIGEST}\nDescription: x\n more: y\n"
+            )
         };
         index.add("debian", &stanza("1.0-1")).unwrap();
         index.add("debian-security", &stanza("1.0-1+deb12u1")).unwrap();

@@ -144,7 +144,13 @@ mod tests {
 
     #[test]
     fn what_is_chosen_or_asked_for_satisfies_an_alternative() {
-        let packages = [("a", "1", "awk", ""), ("gawk", "5", "", "awk"), ("mawk", "1", "", "awk"), ("b", "1", "x | gawk", ""), ("x", "1", "", "")];
+        let packages = [
+            ("a", "1", "awk", ""),
+            ("gawk", "5", "", "awk"),
+            ("mawk", "1", "", "awk"),
+            ("b", "1", "x | gawk", ""),
+            ("x", "1", "", ""),
+        ];
         assert_eq!(names(&index(&packages), &["a"]).unwrap(), "a gawk");
         assert_eq!(names(&index(&packages), &["a", "mawk"]).unwrap(), "a mawk");
         assert_eq!(names(&index(&packages), &["b"]).unwrap(), "b x");
@@ -153,7 +159,14 @@ mod tests {
 
     #[test]
     fn versions_limit_real_and_provided_packages() {
-        let packages = [("a", "1", "lib (>= 2) | other", ""), ("lib", "1", "", ""), ("other", "1", "", ""), ("c", "1", "api (>= 3)", ""), ("old", "1", "", "api (= 2)"), ("new", "1", "", "api (= 3)")];
+        let packages = [
+            ("a", "1", "lib (>= 2) | other", ""),
+            ("lib", "1", "", ""),
+            ("other", "1", "", ""),
+            ("c", "1", "api (>= 3)", ""),
+            ("old", "1", "", "api (= 2)"),
+            ("new", "1", "", "api (= 3)"),
+        ];
         assert_eq!(names(&index(&packages), &["a"]).unwrap(), "a other");
         assert_eq!(names(&index(&packages), &["c"]).unwrap(), "c new");
     }

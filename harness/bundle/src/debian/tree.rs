@@ -72,9 +72,20 @@ pub(crate) fn build(cache: &CacheDir, set: &PackageSet, debs: &[PinnedDeb], root
 
 fn finish(root: &Path) -> Result<(), BundleError> {
     for (dir, mode) in [
-        ("dev", 0o755), ("proc", 0o555), ("sys", 0o555), ("run", 0o755), ("tmp", 0o1777), ("var/tmp", 0o1777),
-        ("root", 0o700), ("mnt", 0o755), ("opt", 0o755), ("srv", 0o755), ("etc/ssl/certs", 0o755), ("var/log", 0o755),
-        ("var/lib", 0o755), ("var/lib/containerd", 0o755),
+        ("dev", 0o755),
+        ("proc", 0o555),
+        ("sys", 0o555),
+        ("run", 0o755),
+        ("tmp", 0o1777),
+        ("var/tmp", 0o1777),
+        ("root", 0o700),
+        ("mnt", 0o755),
+        ("opt", 0o755),
+        ("srv", 0o755),
+        ("etc/ssl/certs", 0o755),
+        ("var/log", 0o755),
+        ("var/lib", 0o755),
+        ("var/lib/containerd", 0o755),
     ] {
         let dir = root.join(dir);
         fs::create_dir_all(&dir).map_err(io("create", &dir))?;
@@ -91,7 +102,11 @@ fn finish(root: &Path) -> Result<(), BundleError> {
     }
     write(root, "etc/passwd", &passwd)?;
     write(root, "etc/group", &group)?;
-    write(root, "etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n")?;
+    write(
+        root,
+        "etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n",
+    )?;
     // Empty, as the manual of machine-id(5) wants it in an image: whoever starts it fills it in.
     write(root, "etc/machine-id", "")?;
     write(root, "etc/ssl/certs/ca-certificates.crt", &authorities(root)?)

@@ -147,7 +147,12 @@ mod tests {
     #[test]
     fn files_end_up_below_usr_and_manuals_are_dropped() {
         let root = tempfile::tempdir().unwrap();
-        let files = [("./bin/mount", "a"), ("./usr/share/man/man8/mount.8", "b"), ("./usr/share/doc/mount/copyright", "c"), ("./libexec/x", "d")];
+        let files = [
+            ("./bin/mount", "a"),
+            ("./usr/share/man/man8/mount.8", "b"),
+            ("./usr/share/doc/mount/copyright", "c"),
+            ("./libexec/x", "d"),
+        ];
         unpack(deb(&files).as_slice(), "mount", root.path(), &[]).unwrap();
         let found: Vec<_> = walkdir::WalkDir::new(root.path())
             .sort_by_file_name()

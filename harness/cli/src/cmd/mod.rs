@@ -30,7 +30,9 @@ macro_rules! commands {
     };
 }
 
+pub mod bundle;
 pub mod catalogue;
+pub mod converge;
 pub mod up;
 pub mod down;
 pub mod exec;
@@ -39,8 +41,12 @@ pub mod explain;
 
 // Two lines a command: `pub mod x;` above, and here `/// about` with `X => x, Abandon;` (see [`OnInterrupt`]).
 commands! {
+    /// Build, check, list or remove what a cluster is made of.
+    Bundle => bundle, Abandon;
     /// Bring a cluster up, or what is missing of it.
     Up => up, Abandon;
+    /// Install the documented platform, to stay.
+    Converge => converge, Abandon;
     /// Run a command on a node; its exit code is passed through.
     Exec => exec, Leave;
     /// Print the administrator's access to the API.
