@@ -3,6 +3,7 @@
 //! Invariants: no word names a provisioner; what a probe makes it removes again; an undo puts back what was found, not
 //! what ought to have been there; no key, token or Secret value enters an observation.
 
+pub mod access;
 pub mod admission;
 pub mod admitted;
 pub mod api;
@@ -11,21 +12,28 @@ pub mod capture;
 pub mod change;
 pub mod echo;
 pub mod etcd;
+pub mod fields;
 pub mod fingerprint;
+pub mod http_get;
 pub mod identity;
 pub mod machine;
 pub mod maglev_table;
 pub mod manifest;
 pub mod murmur3;
 pub mod node_command;
+pub mod node_port;
 pub mod objects;
 pub mod pcap;
 pub mod platform;
 pub mod pod_command;
+pub mod pods;
 pub mod psa;
 pub mod raw_bytes;
+pub mod replacement;
+pub mod rights;
 pub mod undo;
 pub mod wire;
+pub mod wireguard;
 
 #[cfg(test)]
 mod testing;

@@ -107,6 +107,19 @@ impl Platform {
         Ok(served)
     }
 
+    /// The preferred version of an API group, such as `apps/v1` for `apps`.
+    ///
+    /// # Errors
+    /// No answer, or the API serves no such group.
+    pub async fn preferred_version(&self, group: &str) -> Result<String, ApiError> {
+        let path = format!("/apis/{group}");
+        let answer = Ask::get(&path).send(self.admin()).await?;
+        match answer.body["preferredVersion"]["groupVersion"].as_str() {
+            Some(version) if answer.is_ok() => Ok(version.to_owned()),
+            _ => Err(refused(&Method::GET, &path, &answer)),
+        }
+    }
+
     /// The path of a kind's collection; `None` as namespace means all of them.
     ///
     /// # Errors

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use kube::client::Client;
 use kube::config::{AuthInfo, Config, KubeConfigOptions, Kubeconfig};
+use shakedown_cluster::Cluster;
 use shakedown_core::{Availability, Capability, UndoStep};
 use shakedown_engine::{Fingerprint, World, WorldError};
 use thiserror::Error;
 
 use crate::api::Ask;
-use crate::machine::{Machine, MachineError, Output};
+use crate::machine::{Machine, MachineError, OfCluster, Output};
 use crate::objects::Served;
 
 /// The budget of a node command that names none.
 const COMMAND_BUDGET: Duration = Duration::from_secs(30);
+/// Where kubeadm lets every apiserver listen.
+const APISERVER_PORT: u16 = 6443;
 /// How long an apiserver may take to say that it lives.
 const ALIVE_BUDGET: Duration = Duration::from_secs(10);
 
@@ -42,6 +45,25 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// Connects to a cluster that the harness provisioned.
+    ///
+    /// # Errors
+    /// Its kubeconfig is missing or is not one.
+    pub async fn of_cluster(cluster: &Cluster) -> Result<Self, ConnectError> {
+        let kubeconfig = cluster.kubeconfig().map_err(|e| ConnectError {
+            why: e.to_string(),
+            hint: "`shakedown up` makes the cluster and its kubeconfig".to_owned(),
+        })?;
+        let apiservers = cluster
+            .control_planes()
+            .iter()
+            .map(|node| (node.name().to_owned(), format!("https://{}:{APISERVER_PORT}", node.address())))
+            .collect();
+        let machines = cluster.control_planes().into_iter().chain(cluster.workers());
+        let machines = machines.map(|node| Arc::new(OfCluster(node)) as Arc<dyn Machine>).collect();
+        Self::connect(cluster.name(), &kubeconfig, &apiservers, machines).await
+    }
+
     /// Connects with an administrator's kubeconfig.
     ///
     /// `apiservers` maps the name of each control plane to its own URL, such as `https://10.8.0.11:6443`; `machines` may

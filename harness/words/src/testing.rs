@@ -37,18 +37,16 @@ struct State {
 #[derive(Clone, Default)]
 pub(crate) struct FakeApi(Arc<Mutex<State>>);
 
-fn plural(object: &Value) -> &'static str {
-    let kind = object["kind"].as_str().unwrap();
-    KINDS.iter().find(|(_, k, _)| *k == kind).map(|(_, _, plural)| *plural).unwrap()
-}
-
-fn path_of(object: &Value) -> String {
-    let folder = version_path(object["apiVersion"].as_str().unwrap());
-    let name = object["metadata"]["name"].as_str().unwrap();
-    match object["metadata"]["namespace"].as_str() {
-        Some(ns) => format!("{folder}/namespaces/{ns}/{}/{name}", plural(object)),
-        None => format!("{folder}/{}/{name}", plural(object)),
-    }
+/// None for a kind that is not served.
+fn path_of(object: &Value) -> Option<String> {
+    let kind = object["kind"].as_str()?;
+    let plural = KINDS.iter().find(|(_, k, _)| *k == kind).map(|(_, _, plural)| *plural)?;
+    let folder = version_path(object["apiVersion"].as_str()?);
+    let name = object["metadata"]["name"].as_str()?;
+    Some(match object["metadata"]["namespace"].as_str() {
+        Some(ns) => format!("{folder}/namespaces/{ns}/{plural}/{name}"),
+        None => format!("{folder}/{plural}/{name}"),
+    })
 }
 
 impl FakeApi {
@@ -65,7 +63,7 @@ impl FakeApi {
         let mut state = self.0.lock().unwrap();
         state.version += 1;
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
-        state.objects.insert(path_of(&object), object);
+        state.objects.insert(path_of(&object).unwrap(), object);
     }
 
     /// From now on every write is refused so.
@@ -154,7 +152,7 @@ fn answer(state: &mut State, method: &Method, path: &str, body: Value) -> (u16, 
             let mut object = body;
             state.version += 1;
             object["metadata"]["resourceVersion"] = json!(state.version.to_string());
-            let at = path_of(&object);
+            let Some(at) = path_of(&object) else { return status(404, "no such kind") };
             if *method == Method::POST && state.objects.contains_key(&at) {
                 return status(409, "already exists");
             }
