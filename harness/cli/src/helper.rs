@@ -5,12 +5,8 @@
 use std::process::ExitCode;
 
 /// Plays the role that the first argument names; `None` where it names none.
-///
-/// Each role is a line `"__role" => Some(shakedown_node::role(args))`.
 pub fn dispatch() -> Option<ExitCode> {
-    let mut args = std::env::args_os().skip(1);
-    let role = args.next()?;
-    match role.to_str()? {
-        _ => None,
-    }
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let code = shakedown_node::helper::dispatch(&arguments)?;
+    Some(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }

@@ -1,0 +1,61 @@
+//! Taking a cluster down: everything that it is made of, whatever state it is in.
+
+use std::thread;
+use std::time::Duration;
+
+use shakedown_node::cgroup::{Group, Layout};
+use shakedown_node::net::Plan;
+use shakedown_node::{NamespaceNode, helper};
+
+use crate::cluster::Cluster;
+use crate::error::{ClusterError, Result};
+use crate::host::HostSettings;
+use crate::state::{Phase, Store};
+use crate::{layer, names};
+
+/// How long ended processes may take to be gone.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// Removes a cluster. One that is not there, or only in parts, is fine: what there is of it goes.
+///
+/// # Errors
+/// When something does not go; then a second call goes on.
+pub async fn down(store: &Store, name: &str) -> Result<()> {
+    names::check(name)?;
+    let lock = store.lock(name)?;
+    let layout = Layout::detect()?;
+    if let Ok(Some(mut state)) = store.load(name) {
+        // From here on it is no cluster any more, even if this call is cut off.
+        state.phase = Phase::Removing;
+        store.save(&state)?;
+        let cluster = Cluster::from_state(store.clone(), state)?;
+        let ended: Vec<Result<()>> = thread::scope(|scope| {
+            let all: Vec<_> = cluster.all_machines().iter().map(|m: &std::sync::Arc<NamespaceNode>| scope.spawn(|| m.cut())).collect();
+            all.into_iter()
+                .map(|t| t.join().map_or_else(|_| Err(ClusterError::Usage("a thread ended badly".into())), |r| Ok(r?)))
+                .collect()
+        });
+        ended.into_iter().collect::<Result<()>>()?;
+    }
+    let group = Group::cluster(layout.clone(), name);
+    for pid in group.processes() {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+    group.remove(LEAVE)?;
+    let pin = std::path::Path::new(names::PINS).join(name).join("fabric");
+    let plan = Plan::Clear { pin: pin.clone(), host_link: names::host_link(name) };
+    let plan = serde_json::to_string(&plan).map_err(|e| ClusterError::Usage(format!("cannot write the plan: {e}")))?;
+    helper::run("__net", &plan).await?;
+    if let Some(parent) = pin.parent() {
+        layer::remove(parent)?;
+    }
+    layer::remove(&store.directory(name))?;
+    let _host = store.lock_host()?;
+    if store.names().is_empty() {
+        Group::new(layout, shakedown_node::cgroup::TOP).remove(LEAVE)?;
+        let _ = std::fs::remove_dir(names::PINS);
+        HostSettings::new(store).restore()?;
+    }
+    drop(lock);
+    store.forget_lock(name)
+}
