@@ -28,7 +28,7 @@ pub struct Binary {
 /// # Errors
 /// When the build fails, or when cargo names no executable.
 pub fn build(profile: Profile) -> Result<Binary> {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = shell::cargo();
     command
         .current_dir(shell::root())
         .args(["build", "--package", "shakedown", "--bin", "shakedown"])

@@ -1,7 +1,6 @@
 //! The test runner: cargo-nextest, installed into the project's own cache directory on first use.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -24,7 +23,7 @@ pub fn ensure() -> Result<PathBuf> {
     shell::say(format!("cargo-nextest {VERSION} is installed into {} (once, a few minutes)", root.display()));
     let build = shell::tools_dir()?.join("nextest-build");
     std::fs::create_dir_all(&build).with_context(|| format!("cannot create {}", build.display()))?;
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = shell::cargo();
     command
         // Outside of the workspace: its static target and flags are for the harness alone.
         .current_dir(&build)

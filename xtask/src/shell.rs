@@ -148,6 +148,26 @@ pub fn is_root() -> bool {
         .unwrap_or(false)
 }
 
+/// The cargo that runs this task, for another call of it.
+///
+/// Without the variables that `cargo run` sets for this task: build scripts take them for a change and build again.
+pub fn cargo() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    own_environment(&mut command);
+    command
+}
+
+/// Takes the variables of this task's own package out of `command`'s environment.
+pub fn own_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"].iter().any(|prefix| text.starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
+}
+
 /// A command that runs `program` as root: directly, or through sudo where the task itself is not root.
 pub fn as_root(program: &Path) -> Command {
     if is_root() {

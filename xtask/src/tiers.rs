@@ -93,9 +93,8 @@ fn is_closing(line: &str) -> bool {
 
 /// What is checked without running a test.
 fn source_rules() -> Result<u8> {
-    let cargo = |args: &[&str]| -> Result<u8> {
-        Ok(shell::run(Command::new(env!("CARGO")).current_dir(shell::root()).args(args))?.code)
-    };
+    let cargo =
+        |args: &[&str]| -> Result<u8> { Ok(shell::run(shell::cargo().current_dir(shell::root()).args(args))?.code) };
     let rules: [&[&str]; 2] = [
         &["fmt", "--all", "--check"],
         &["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"],
@@ -118,6 +117,7 @@ fn prepare() -> Result<Binary> {
 
 fn command(runner: &Path, tier: Tier, args: &TestArgs, binary: Option<&Binary>) -> Command {
     let mut command = Command::new(runner);
+    shell::own_environment(&mut command);
     command
         .current_dir(shell::root())
         .args(["nextest", "run", "--workspace", "--profile", &tier.to_string()])

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 use shakedown_core::{Here, Statement, Verdict};
-use shakedown_reports::{Report, StatementStatus, Store, store};
+use shakedown_reports::{Report, Scope, StatementStatus, Store, store};
 use shakedown_suites::catalogue::{Area, Catalogue};
 
 use crate::ctx::Ctx;
@@ -98,6 +98,21 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         ctx.line(table(&listing).trim_end())?;
     }
     Ok(Exit::OK)
+}
+
+/// What is documented and which checks assert it, for the report of a run.
+///
+/// # Errors
+/// When the catalogue is malformed.
+pub fn scopes() -> Result<Vec<Scope>> {
+    let asserted = shakedown_suites::asserted();
+    let catalogue = Catalogue::embedded()?;
+    let scope = |(_, statement): (&Area, &Statement)| Scope {
+        statement: statement.id.clone(),
+        here: statement.here,
+        checks: asserted.get(&statement.id).cloned().unwrap_or_default(),
+    };
+    Ok(catalogue.statements().map(scope).collect())
 }
 
 fn list<'a>(
