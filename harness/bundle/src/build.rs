@@ -72,7 +72,7 @@ pub fn build_with(
     Ok(bundle)
 }
 
-/// Builds only the named components (and nothing they need), for tests of single ones.
+/// What has to be made; a damaged component is removed first.
 fn missing<'a>(plan: &'a Plan, progress: &dyn Progress) -> Result<Vec<&'a Planned>, BundleError> {
     let mut missing = Vec::new();
     for component in &plan.components {
@@ -106,9 +106,8 @@ fn check_means(cache: &CacheDir, missing: &[&Planned]) -> Result<(), BundleError
     }
     let needed_mib: u64 = missing.iter().map(|component| component.needed_mib()).sum();
     let free_mib = store::free_space(cache.path())? >> 20;
-    // Caches may hold part of it already, so only what cannot possibly fit is refused.
-    if free_mib < needed_mib / 2 {
-        return Err(BundleError::NoSpace { path: cache.path().to_path_buf(), needed_mib: needed_mib / 2, free_mib });
+    if free_mib < needed_mib {
+        return Err(BundleError::NoSpace { path: cache.path().to_path_buf(), needed_mib, free_mib });
     }
     Ok(())
 }

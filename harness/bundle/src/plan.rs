@@ -55,11 +55,11 @@ impl Planned {
     pub fn needed_mib(&self) -> u64 {
         match self.kind {
             // Go's module and build caches are most of it.
-            Kind::Go(recipe) if recipe.is_upstream() => 900,
+            Kind::Go(recipe) if recipe.is_upstream() => 1000,
             Kind::Go(_) => 100,
-            Kind::Set(_) => 600,
-            Kind::Image(_) => 300,
-            Kind::Seed => 4000,
+            Kind::Set(_) => 400,
+            Kind::Image(_) => 150,
+            Kind::Seed => 3500,
         }
     }
 }

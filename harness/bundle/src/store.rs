@@ -195,3 +195,145 @@ pub(crate) fn free_space(path: &Path) -> Result<u64, BundleError> {
     let stat = nix::sys::statvfs::statvfs(path).map_err(|errno| io("measure", path)(errno.into()))?;
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use std::time::Duration;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap() }
+        }
+
+        fn cache(&self) -> CacheDir {
+            CacheDir::at(self.dir.path())
+        }
+
+        fn slot(&self) -> Slot {
+            Slot::new(&self.cache(), "thing", "0123456789abcdef0123")
+        }
+
+        fn made(&self) -> Slot {
+            let slot = self.slot();
+            slot.make(|files| {
+                fs::create_dir(files.join("bin")).unwrap();
+                fs::write(files.join("bin/tool"), "a program").unwrap();
+                std::os::unix::fs::symlink("tool", files.join("bin/alias")).unwrap();
+                Ok(BTreeMap::from([("version".to_string(), "v1".to_string())]))
+            })
+            .unwrap();
+            slot
+        }
+    }
+
+    fn said(problems: &[Problem]) -> String {
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn what_was_made_is_sound_and_carries_its_facts() {
+        let fixture = Fixture::new();
+        let slot = fixture.made();
+        let manifest = slot.glance().unwrap();
+        assert_eq!(manifest.facts["version"], "v1");
+        assert_eq!(manifest.size(), 9);
+        assert_eq!(manifest.sha256("bin/tool"), Some(manifest::hash_bytes(b"a program").as_str()));
+        assert!(slot.inspect().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_truncated_a_missing_and_a_retargeted_file_are_seen_at_a_glance() {
+        let fixture = Fixture::new();
+        let slot = fixture.made();
+        fs::write(slot.files().join("bin/tool"), "a prog").unwrap();
+        let problems = slot.glance().unwrap_err();
+        assert_eq!(said(&problems), "thing: bin/tool: corrupted, 6 bytes instead of 9");
+        fs::remove_file(slot.files().join("bin/tool")).unwrap();
+        assert!(said(&slot.glance().unwrap_err()).contains("bin/tool: missing"));
+        let slot = fixture.made();
+        fs::remove_file(slot.files().join("bin/alias")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", slot.files().join("bin/alias")).unwrap();
+        assert!(said(&slot.glance().unwrap_err()).contains("points to elsewhere instead of tool"));
+    }
+
+    #[test]
+    fn one_flipped_byte_is_found_even_when_size_and_time_are_as_before() {
+        let fixture = Fixture::new();
+        let slot = fixture.made();
+        let path = slot.files().join("bin/tool");
+        let before = path.metadata().unwrap().modified().unwrap();
+        fs::write(&path, "a proGram").unwrap();
+        File::options().append(true).open(&path).unwrap().set_modified(before).unwrap();
+        assert!(slot.glance().is_ok(), "a glance does not read contents");
+        let problems = slot.inspect().unwrap();
+        assert!(said(&problems).starts_with("thing: bin/tool: corrupted, sha256 "), "{}", said(&problems));
+    }
+
+    #[test]
+    fn a_copied_store_with_new_times_is_still_sound_and_a_changed_file_in_it_is_not() {
+        let fixture = Fixture::new();
+        let slot = fixture.made();
+        let path = slot.files().join("bin/tool");
+        let touch = || {
+            let later = std::time::SystemTime::now() + Duration::from_secs(60);
+            File::options().append(true).open(&path).unwrap().set_modified(later).unwrap();
+        };
+        touch();
+        assert!(slot.glance().is_ok());
+        fs::write(&path, "a proGram").unwrap();
+        touch();
+        assert!(said(&slot.glance().unwrap_err()).contains("bin/tool: corrupted, sha256 "));
+    }
+
+    #[test]
+    fn files_that_nothing_made_are_found() {
+        let fixture = Fixture::new();
+        let slot = fixture.made();
+        fs::write(slot.files().join("bin/intruder"), "").unwrap();
+        assert_eq!(said(&slot.inspect().unwrap()), "thing: bin/intruder: not part of the bundle");
+    }
+
+    #[test]
+    fn a_damaged_record_is_damage_and_not_a_crash() {
+        let fixture = Fixture::new();
+        let slot = fixture.made();
+        fs::write(slot.dir().join("manifest.json"), "{").unwrap();
+        assert!(said(&slot.inspect().unwrap()).contains("its record cannot be read"));
+        assert!(slot.glance().is_err());
+    }
+
+    #[test]
+    fn a_failed_build_leaves_nothing_and_the_next_one_succeeds() {
+        let fixture = Fixture::new();
+        let slot = fixture.slot();
+        let failed = slot.make(|files| {
+            fs::write(files.join("half"), "x").unwrap();
+            Err(BundleError::NoCacheDir { reason: "test".into() })
+        });
+        assert!(failed.is_err() && !slot.dir().exists());
+        assert!(children(&fixture.cache().store()).unwrap().is_empty());
+        assert!(fixture.made().glance().is_ok());
+    }
+
+    #[test]
+    fn what_a_killed_build_left_behind_is_cleared_and_what_is_finished_stays() {
+        let fixture = Fixture::new();
+        let slot = fixture.made();
+        let left = fixture.cache().store().join(".making-thing-Xy12/files");
+        fs::create_dir_all(&left).unwrap();
+        fs::write(left.join("half"), "x").unwrap();
+        fs::create_dir_all(fixture.cache().work().join("cilium/upstream")).unwrap();
+        let lock = fixture.cache().lock(&Silent).unwrap();
+        clear_leftovers(&fixture.cache()).unwrap();
+        drop(lock);
+        assert_eq!(children(&fixture.cache().store()).unwrap(), [slot.dir().to_path_buf()]);
+        assert!(!fixture.cache().work().exists());
+        assert!(slot.glance().is_ok());
+    }
+}

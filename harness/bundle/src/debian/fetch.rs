@@ -30,7 +30,11 @@ pub(crate) struct Mirror {
 impl Mirror {
     /// `SHAKEDOWN_DEBIAN_MIRROR`, or Debian's own; it must have the directories `debian` and `debian-security`.
     pub fn from_env() -> Self {
-        let base = env::var("SHAKEDOWN_DEBIAN_MIRROR").unwrap_or_else(|_| DEFAULT_MIRROR.into());
+        Self::at(&env::var("SHAKEDOWN_DEBIAN_MIRROR").unwrap_or_else(|_| DEFAULT_MIRROR.into()))
+    }
+
+    /// A mirror of the caller's choice.
+    pub fn at(base: &str) -> Self {
         let config = ureq::Agent::config_builder()
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(Duration::from_secs(30)))
@@ -40,7 +44,6 @@ impl Mirror {
     }
 
     fn url(&self, archive: &str, path: &str) -> String {
-        // A tilde may be escaped by some proxies; the archive's own form is the plain one.
         format!("{}/{archive}/{path}", self.base)
     }
 
@@ -158,4 +161,106 @@ pub(crate) fn fetch_all<'a>(
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use std::io::{BufRead as _, BufReader};
+    use std::net::TcpListener;
+
+    const BODY: &[u8] = b"a package";
+
+    /// A mirror on loopback that has `pool/there` and answers the given number of requests.
+    fn mirror(requests: usize) -> (Mirror, std::thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = std::thread::spawn(move || {
+            let mut paths = Vec::new();
+            for _ in 0..requests {
+                let (stream, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+                let request = lines.next().unwrap();
+                lines.find(String::is_empty);
+                let there = request.contains("/debian/pool/there");
+                let (status, body) = if there { ("200 OK", BODY) } else { ("404 Not Found", &b""[..]) };
+                let mut stream = stream;
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).unwrap();
+                paths.push(request);
+            }
+            paths
+        });
+        (Mirror::at(&format!("http://{address}/")), served)
+    }
+
+    fn deb(path: &str, sha256: String) -> PinnedDeb {
+        PinnedDeb {
+            name: "thing".into(),
+            version: "1".into(),
+            archive: "debian".into(),
+            path: path.into(),
+            size: BODY.len() as u64,
+            sha256,
+        }
+    }
+
+    #[test]
+    fn a_package_is_fetched_once_and_then_taken_from_the_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CacheDir::at(dir.path());
+        let (mirror, served) = mirror(1);
+        let debs = [deb("pool/there", crate::manifest::hash_bytes(BODY))];
+        for _ in 0..2 {
+            assert!(fetch_all(&cache, &mirror, "t", &debs, &Silent).unwrap().is_empty());
+        }
+        assert_eq!(served.join().unwrap().len(), 1);
+        assert!(open_cached(&cache, &debs[0]).is_ok());
+    }
+
+    #[test]
+    fn a_version_that_the_mirror_dropped_is_given_back_and_not_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mirror, served) = mirror(1);
+        let debs = [deb("pool/gone", crate::manifest::hash_bytes(BODY))];
+        let gone = fetch_all(&CacheDir::at(dir.path()), &mirror, "t", &debs, &Silent).unwrap();
+        assert_eq!(gone, [&debs[0]]);
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn other_bytes_than_pinned_are_refused_and_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CacheDir::at(dir.path());
+        let (mirror, served) = mirror(1);
+        let debs = [deb("pool/there", "0".repeat(64))];
+        let error = fetch_all(&cache, &mirror, "t", &debs, &Silent).unwrap_err().to_string();
+        assert!(error.contains("expected 000000") && error.contains("was not used"), "{error}");
+        served.join().unwrap();
+        assert!(crate::store::children(&cache.debs()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_package_that_was_damaged_in_the_cache_is_removed_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CacheDir::at(dir.path());
+        let pinned = deb("pool/there", crate::manifest::hash_bytes(BODY));
+        fs::create_dir_all(cache.debs()).unwrap();
+        fs::write(cached(&cache, &pinned), b"a pacKage").unwrap();
+        assert!(matches!(open_cached(&cache, &pinned), Err(BundleError::Checksum { .. })));
+        assert!(!cached(&cache, &pinned).exists());
+    }
+
+    #[test]
+    fn a_mirror_that_does_not_answer_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let debs = [deb("pool/there", "0".repeat(64))];
+        let mirror = Mirror::at(&format!("http://{address}"));
+        let error = fetch_all(&CacheDir::at(dir.path()), &mirror, "t", &debs, &Silent).unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()) && error.contains("SHAKEDOWN_DEBIAN_MIRROR"), "{error}");
+    }
 }

@@ -113,25 +113,12 @@ mod tests {
     #[test]
     fn the_examples_of_the_policy_are_in_order() {
         let in_order =
-            ["~~", "~~a", "~", "", "0", "a", "1.0~beta1~svn1245", "1.0~beta1", "1.0", "1.0+b1", "1.0a", "1.0.1", "1:0"];
-        // "" and "0" are equal: a missing number counts as zero.
-        let rank = |text: &str| if text == "0" { 3 } else { in_order.iter().position(|t| *t == text).unwrap() };
-        for a in in_order {
-            for b in in_order {
-                if a == "a"
-                    || b == "a"
-                    || a.starts_with("1.0")
-                        && b.starts_with("1.0")
-                        && (a.contains(['+', 'a', '.']) && b.contains(['+', 'a', '.']))
-                        && !a.contains('~')
-                        && !b.contains('~')
-                {
-                    continue;
-                }
-                assert_eq!(compare(a, b), rank(a).cmp(&rank(b)), "{a:?} and {b:?}");
+            ["~~", "~~a", "~", "", "1.0~beta1~svn1245", "1.0~beta1", "1.0", "1.0a", "1.0+b1", "1.0.1", "1:0"];
+        for (at, a) in in_order.iter().enumerate() {
+            for (other, b) in in_order.iter().enumerate() {
+                assert_eq!(compare(a, b), at.cmp(&other), "{a:?} and {b:?}");
             }
         }
-        assert_eq!(compare("1.0a", "1.0+"), Ordering::Less, "letters come before everything else");
         assert_eq!(compare("1.2-3", "1.2-3~bpo1"), Ordering::Greater);
         assert_eq!(compare("2.36-9+deb12u9", "2.36-9+deb12u14"), Ordering::Less);
         assert_eq!(compare("1:1.0", "2.0"), Ordering::Greater);
