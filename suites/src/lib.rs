@@ -2,6 +2,11 @@
 
 pub mod catalogue;
 
+#[path = "../psa/checks.rs"]
+mod psa;
+#[path = "../psa/levels.rs"]
+mod psa_levels;
+
 use std::collections::BTreeMap;
 
 use shakedown_engine::Check;
@@ -9,7 +14,7 @@ use shakedown_words::Platform;
 
 /// Every check of every area, in the order of the areas; each area lists its own in an explicit table.
 pub fn checks() -> Vec<Check<Platform>> {
-    Vec::new()
+    [psa::checks(), psa_levels::checks()].into_iter().flatten().collect()
 }
 
 /// Statement to the ids of the checks that assert it.

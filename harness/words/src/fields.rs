@@ -8,6 +8,7 @@ use shakedown_core::{Finding, Judgement, Observation, Resource, Touches};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe};
 
 use crate::api::Ask;
+use crate::change::Signal;
 use crate::objects::{ObjectRef, version_path};
 use crate::platform::Platform;
 
@@ -132,6 +133,18 @@ impl Probe<Platform> for ServedKinds {
         }
         Ok(Kinds { served })
     }
+}
+
+/// Whether every apiserver serves a version of an API group.
+pub fn served_in(version: &str) -> Signal {
+    let path = version_path(version);
+    Box::new(move |_, client| {
+        let path = path.clone();
+        Box::pin(async move {
+            let answer = Ask::get(&path).send(client).await.map_err(|e| e.to_string())?;
+            Ok(answer.code.to_string())
+        })
+    })
 }
 
 /// These kinds are served, and nothing whose name contains one of those.

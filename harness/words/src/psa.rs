@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use http::Method;
+use kube::client::Client;
 use serde_json::{Value, json};
 
 use crate::api::{Ask, Patch};
@@ -35,20 +36,30 @@ static TELLTALES: LazyLock<[Value; 3]> = LazyLock::new(|| {
     ]
 });
 
-/// What an apiserver answers to the telltales in a namespace.
-pub fn answers_in(namespace: &str) -> Signal {
-    let path = format!("/api/v1/namespaces/{namespace}/pods?dryRun=All");
+/// What an apiserver answers to the telltales in namespaces.
+pub fn answers_in(namespaces: &[&str]) -> Signal {
+    let paths: Vec<_> = namespaces.iter().map(|ns| format!("/api/v1/namespaces/{ns}/pods?dryRun=All")).collect();
     Box::new(move |_, client| {
-        let path = path.clone();
+        let paths = paths.clone();
         Box::pin(async move {
             let mut said = vec![];
-            for telltale in TELLTALES.iter() {
-                let answer = Ask::new(Method::POST, &path).with(telltale).send(client).await.map_err(|e| e.to_string())?;
-                said.push(format!("{} {} {:?}", answer.code, answer.message(), answer.warnings));
+            for path in &paths {
+                for telltale in TELLTALES.iter() {
+                    said.push(answer_to(telltale, path, client).await?);
+                }
             }
             Ok(said.join(" | "))
         })
     })
+}
+
+async fn answer_to(telltale: &Value, path: &str, client: &Client) -> Result<String, String> {
+    let answer = Ask::new(Method::POST, path).with(telltale).send(client).await.map_err(|e| e.to_string())?;
+    if answer.message().contains("error looking up service account") {
+        // A namespace that is just being made: its default service account is a controller's work and still to come.
+        return Err(answer.message().to_owned());
+    }
+    Ok(format!("{} {} {:?}", answer.code, answer.message(), answer.warnings))
 }
 
 /// The label of a mode, such as `enforce` or `enforce-version`.
@@ -63,7 +74,7 @@ pub fn relabelled(namespace: &str, mode: &str, value: Option<&str>) -> Change {
         None => format!("{} of namespace {namespace} is gone", label(mode)),
     };
     let patch = json!({"metadata": {"labels": {label(mode): value}}});
-    patched(what, ObjectRef::cluster("v1", "Namespace", namespace), patch).shown_by(answers_in(namespace))
+    patched(what, ObjectRef::cluster("v1", "Namespace", namespace), patch).shown_by(answers_in(&[namespace]))
 }
 
 /// The namespace's enforced level is lowered.
