@@ -6,6 +6,7 @@
 mod cmd;
 mod ctx;
 mod exit;
+mod ground;
 mod helper;
 mod progress;
 
@@ -15,7 +16,6 @@ use clap::Parser;
 
 use crate::cmd::Command;
 use crate::ctx::Ctx;
-use crate::exit::Exit;
 
 /// Takes a Kubernetes platform on its shakedown cruise: provisions it, converges it, breaks it on purpose, and proves
 /// what its documents promise.

@@ -23,6 +23,10 @@ pub struct Progress {
 struct State {
     /// Who waits: since when, when it was last told, and the last thing seen then.
     waits: BTreeMap<String, Wait>,
+    /// Who runs, and since when.
+    running: BTreeMap<String, Instant>,
+    /// When the last line was written.
+    last: Option<Instant>,
     done: usize,
     of: usize,
 }
@@ -41,10 +45,40 @@ impl Progress {
 
     /// Says one line.
     pub fn say(&self, text: impl std::fmt::Display) {
+        if let Ok(mut state) = self.state.lock() {
+            state.last = Some(Instant::now());
+        }
         if !self.quiet {
             let seconds = self.began.elapsed().as_secs_f32();
             // Progress that cannot be written is no reason to stop.
             let _ = writeln!(std::io::stderr().lock(), "[{seconds:7.1}s] {text}");
+        }
+    }
+
+    /// Says what is running, unless something was said within this time.
+    pub fn heartbeat(&self, silence: Duration) {
+        let line = {
+            let Ok(state) = self.state.lock() else { return };
+            let is_quiet = state.last.is_none_or(|last| last.elapsed() >= silence);
+            if !is_quiet || state.running.is_empty() {
+                return;
+            }
+            let running: Vec<String> =
+                state.running.iter().map(|(who, since)| format!("{who} ({}s)", since.elapsed().as_secs())).collect();
+            format!("running: {}", running.join(", "))
+        };
+        self.say(line);
+    }
+
+    fn began(&self, who: String) {
+        if let Ok(mut state) = self.state.lock() {
+            state.running.insert(who, Instant::now());
+        }
+    }
+
+    fn ended(&self, who: &str) {
+        if let Ok(mut state) = self.state.lock() {
+            state.running.remove(who);
         }
     }
 
@@ -58,8 +92,7 @@ impl Progress {
         let line = {
             let Ok(mut state) = self.state.lock() else { return };
             let key = format!("{who}: {what}");
-            let wait =
-                state.waits.entry(key).or_insert_with(|| Wait { since: now, told: None, seen: String::new() });
+            let wait = state.waits.entry(key).or_insert_with(|| Wait { since: now, told: None, seen: String::new() });
             let due = match wait.told {
                 None => now - wait.since >= PATIENCE,
                 Some(told) => now - told >= REPEAT || (now - told >= PATIENCE && wait.seen != last_seen),
@@ -93,7 +126,14 @@ impl EventSink for Progress {
             Event::Fixture { name, up: true } => self.say(format!("setting up {name}")),
             Event::Fixture { name, up: false } => self.say(format!("taking down {name}")),
             Event::Waiting { who, what, last_seen } => self.waiting(who, &what, last_seen),
-            Event::ControlFinished { check, .. } | Event::BaselineFinished { check, .. } => {
+            Event::BaselineStarted { check } => self.began(check),
+            Event::ControlStarted { check } => self.began(format!("{check} control")),
+            Event::BaselineFinished { check, .. } => {
+                self.ended(&check);
+                self.forget_waits_of(&check);
+            }
+            Event::ControlFinished { check, .. } => {
+                self.ended(&format!("{check} control"));
                 self.forget_waits_of(&check);
             }
             Event::CheckFinished { record } => {
@@ -103,7 +143,7 @@ impl EventSink for Progress {
                 });
                 self.say(finished_line(&record, count));
             }
-            Event::BaselineStarted { .. } | Event::ControlStarted { .. } | Event::RunFinished { .. } => {}
+            Event::RunFinished { .. } => {}
         }
     }
 }

@@ -66,7 +66,10 @@ impl<W: World> Bench<'_, W> {
         let before = match Fingerprints::before(self.world, check.is(Tag::Exclusive)).await {
             Ok(before) => before,
             Err(why) => {
-                return Baseline::without_look(Verdict::Inconclusive, format!("no fingerprint before the check: {why}"));
+                return Baseline::without_look(
+                    Verdict::Inconclusive,
+                    format!("no fingerprint before the check: {why}"),
+                );
             }
         };
         let look = self.look(check, "baseline", check.budget).await;
@@ -102,7 +105,9 @@ impl<W: World> Bench<'_, W> {
                     (Verdict::Fail, reason, findings)
                 }
             },
-            Looked::Judged(Judgement::Inconclusive(why)) | Looked::NoGround(why) => (Verdict::Inconclusive, why, vec![]),
+            Looked::Judged(Judgement::Inconclusive(why)) | Looked::NoGround(why) => {
+                (Verdict::Inconclusive, why, vec![])
+            }
             Looked::Harness(why) => (Verdict::Error, why, vec![]),
             Looked::Interrupted => (Verdict::Inconclusive, "interrupted before anything was seen".to_owned(), vec![]),
         }

@@ -153,13 +153,7 @@ impl<W: World> Bench<'_, W> {
 
     /// After the undo the check must pass again. Taking it in is the cluster's own pace: it is looked until it passes
     /// or the budget is used up, and how long that took is told.
-    async fn look_again(
-        &self,
-        check: &Check<W>,
-        sabotage: &dyn AnySabotage<W>,
-        limit: Duration,
-        course: &mut Course,
-    ) {
+    async fn look_again(&self, check: &Check<W>, sabotage: &dyn AnySabotage<W>, limit: Duration, course: &mut Course) {
         let began = Instant::now();
         let settled = self.step(limit, sabotage.settled(self.world)).await;
         let end = Instant::now() + check.budget;
@@ -192,7 +186,8 @@ impl<W: World> Bench<'_, W> {
             if Instant::now() + PAUSE >= end {
                 course.evidence.extend(look.evidence);
                 let settling = settled.err().map(|why| format!(" (settling: {why})")).unwrap_or_default();
-                return course.undo_failed(format!("the check does not pass again after the undo: {last_seen}{settling}"));
+                return course
+                    .undo_failed(format!("the check does not pass again after the undo: {last_seen}{settling}"));
             }
             self.events.emit(Event::Waiting {
                 who: check.id.to_owned(),
@@ -212,7 +207,9 @@ impl<W: World> Bench<'_, W> {
                 let dead = if named { self.dead().await } else { None };
                 let (verdict, note) = match (named, dead) {
                     (true, None) => (Found, planted),
-                    (true, Some(why)) => (Missed, format!("{planted}: the API was dead, which is not a finding: {why}")),
+                    (true, Some(why)) => {
+                        (Missed, format!("{planted}: the API was dead, which is not a finding: {why}"))
+                    }
                     (false, _) => {
                         let codes: Vec<&str> = findings.iter().map(|f| f.code.as_str()).collect();
                         (Missed, format!("{planted}: found {}, not {}", codes.join(", "), check.control.finds))
@@ -237,11 +234,7 @@ impl<W: World> Bench<'_, W> {
     }
 
     /// A step of a sabotage within its limit. Ctrl-C ends it at once: its undo is in the journal.
-    async fn step<T>(
-        &self,
-        limit: Duration,
-        step: impl Future<Output = Result<T, PlantError>>,
-    ) -> Result<T, String> {
+    async fn step<T>(&self, limit: Duration, step: impl Future<Output = Result<T, PlantError>>) -> Result<T, String> {
         tokio::select! {
             done = caught(step) => match done {
                 Caught::Done(Ok(value)) => Ok(value),

@@ -130,9 +130,7 @@ fn place(check: &str, file: &str) -> String {
 }
 
 fn make_parent(path: &Path) -> Result<(), EvidenceError> {
-    path.parent().map_or(Ok(()), |parent| {
-        fs::create_dir_all(parent).map_err(|source| failed("make", parent, source))
-    })
+    path.parent().map_or(Ok(()), |parent| fs::create_dir_all(parent).map_err(|source| failed("make", parent, source)))
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> EvidenceError {

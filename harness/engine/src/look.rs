@@ -73,8 +73,7 @@ impl<W: World> Bench<'_, W> {
             Ok(path) => path,
             Err(error) => return Look::failed(error.to_string(), began),
         };
-        let undo =
-            Arc::new(UndoLog::new(self.journal.clone(), &self.run, format!("{}/{phase}", check.id), None));
+        let undo = Arc::new(UndoLog::new(self.journal.clone(), &self.run, format!("{}/{phase}", check.id), None));
         let cx = Cx::new(check.id, phase, self.seed, budget, scratch.clone(), self.events.clone())
             .within_run(self.halt.clone(), undo.clone());
         let seen = tokio::select! {

@@ -111,11 +111,7 @@ impl Cx {
 
     /// Tells what is being waited for, and the last thing seen.
     pub fn waiting(&self, what: impl Into<String>, last_seen: impl Into<String>) {
-        self.events.emit(Event::Waiting {
-            who: self.check.clone(),
-            what: what.into(),
-            last_seen: last_seen.into(),
-        });
+        self.events.emit(Event::Waiting { who: self.check.clone(), what: what.into(), last_seen: last_seen.into() });
     }
 
     /// A name for an object made by this observation: unique among checks and phases, the same for the same seed.

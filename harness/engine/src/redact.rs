@@ -21,7 +21,8 @@ const SECRET: &str = "the values of a Secret";
 
 /// A PEM header, in clear or in base64 at each of the three alignments that its text can have there: the common part of
 /// `PRIVATE KEY-----`.
-const KEY_MARKS: &[&[u8]] = &[b"PRIVATE KEY-----", b"UFJJVkFURSBLRVktLS0tL", b"BSSVZBVEUgS0VZLS0tLS", b"QUklWQVRFIEtFWS0tLS0"];
+const KEY_MARKS: &[&[u8]] =
+    &[b"PRIVATE KEY-----", b"UFJJVkFURSBLRVktLS0tL", b"BSSVZBVEUgS0VZLS0tLS", b"QUklWQVRFIEtFWS0tLS0"];
 
 /// Looks through an observation.
 ///

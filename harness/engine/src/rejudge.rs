@@ -15,7 +15,9 @@ pub fn rejudge<W: Send + Sync + 'static>(check: &Check<W>, old: &CheckRecord, st
     (new.verdict, new.reason, new.findings) = match word(check, baseline, store) {
         Looked::Judged(Judgement::Pass) => (Verdict::Pass, String::new(), vec![]),
         // An inconclusive fail was one because the API was dead; no judge can know that from the observation.
-        Looked::Judged(Judgement::Fail(findings)) if old.verdict == Verdict::Inconclusive && !old.findings.is_empty() => {
+        Looked::Judged(Judgement::Fail(findings))
+            if old.verdict == Verdict::Inconclusive && !old.findings.is_empty() =>
+        {
             (Verdict::Inconclusive, old.reason.clone(), findings)
         }
         Looked::Judged(Judgement::Fail(findings)) => {
@@ -52,9 +54,9 @@ fn rejudge_control<W: Send + Sync + 'static>(
                 harness = Some(why);
                 (ControlVerdict::Missed, vec![])
             }
-            Looked::Judged(Judgement::Pass | Judgement::Inconclusive(_)) | Looked::NoGround(_) | Looked::Interrupted => {
-                (ControlVerdict::Missed, vec![])
-            }
+            Looked::Judged(Judgement::Pass | Judgement::Inconclusive(_))
+            | Looked::NoGround(_)
+            | Looked::Interrupted => (ControlVerdict::Missed, vec![]),
         };
     }
     if let Some(evidence) = evidence_of(old, "after")

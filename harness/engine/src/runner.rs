@@ -151,16 +151,7 @@ impl<'a, W: World> Shift<'a, W> {
                 shared.push(Shared { fixture: fixture.clone(), undo, failed: None });
             }
         }
-        Self {
-            bench,
-            table,
-            plan,
-            width,
-            shared,
-            passed: BTreeMap::new(),
-            records: BTreeMap::new(),
-            not_undone: None,
-        }
+        Self { bench, table, plan, width, shared, passed: BTreeMap::new(), records: BTreeMap::new(), not_undone: None }
     }
 
     /// The schedule of what is not closed yet.
@@ -233,9 +224,7 @@ impl<'a, W: World> Shift<'a, W> {
             Job::Control(at) => {
                 let check = table.get(at)?;
                 let baseline_ms = self.passed.get(&at)?.duration_ms;
-                Some(Box::pin(async move {
-                    (job, Ended::Control(Box::new(bench.control(check, baseline_ms).await)))
-                }))
+                Some(Box::pin(async move { (job, Ended::Control(Box::new(bench.control(check, baseline_ms).await))) }))
             }
             Job::SetUp(at) => {
                 let (fixture, undo) = self.shared.get(at).map(|s| (s.fixture.clone(), s.undo.clone()))?;

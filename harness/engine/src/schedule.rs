@@ -153,9 +153,11 @@ impl Schedule {
             if baselines_over { (&self.controls, &self.control) } else { (&self.baselines, &self.baseline) };
         for at in order.iter().copied().filter(|at| stages.get(*at) == Some(&Stage::Waiting)) {
             let Some(unit) = self.units.get(at) else { continue };
-            let missing = unit.fixtures.iter().copied().find(|f| {
-                !matches!(self.shared.get(*f), Some(Shared::Up | Shared::Failed))
-            });
+            let missing = unit
+                .fixtures
+                .iter()
+                .copied()
+                .find(|f| !matches!(self.shared.get(*f), Some(Shared::Up | Shared::Failed)));
             match missing {
                 Some(fixture) => {
                     if self.shared.get(fixture) == Some(&Shared::Down) && self.may_set_up(fixture, polite) {
@@ -205,9 +207,7 @@ impl Schedule {
     /// Whether a shared state that the unit does not use has changed what it looks at.
     fn is_disturbed(&self, unit: &Unit) -> bool {
         self.fixtures.iter().enumerate().any(|(at, touches)| {
-            self.shared.get(at) == Some(&Shared::Up)
-                && !unit.fixtures.contains(&at)
-                && touches.conflicts(&unit.control)
+            self.shared.get(at) == Some(&Shared::Up) && !unit.fixtures.contains(&at) && touches.conflicts(&unit.control)
         })
     }
 

@@ -14,9 +14,12 @@ fn touches() -> impl Strategy<Value = Touches> {
         2 => Just(Resource::Etcd),
     ];
     proptest::collection::vec((resource, any::<bool>()), 0..4).prop_map(|list| {
-        list.into_iter().fold(Touches::nothing(), |all, (what, write)| {
-            if write { all.writes(what) } else { all.reads(what) }
-        })
+        list.into_iter().fold(
+            Touches::nothing(),
+            |all, (what, write)| {
+                if write { all.writes(what) } else { all.reads(what) }
+            },
+        )
     })
 }
 
@@ -33,10 +36,11 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let unit = (touches(), touches(), proptest::collection::vec(0..3_usize, 0..3)).prop_map(|(own, more, mut fixtures)| {
-        fixtures.dedup();
-        Unit { control: own.clone().union(&more), baseline: own, fixtures }
-    });
+    let unit =
+        (touches(), touches(), proptest::collection::vec(0..3_usize, 0..3)).prop_map(|(own, more, mut fixtures)| {
+            fixtures.dedup();
+            Unit { control: own.clone().union(&more), baseline: own, fixtures }
+        });
     (
         proptest::collection::vec(unit, 1..12),
         proptest::collection::vec(touches(), 3),
@@ -168,13 +172,7 @@ fn a_check_that_does_not_share_a_state_sees_the_platform_without_it() {
             Job::TakeDown(at) => schedule.taken_down(at),
         }
     }
-    let expected = [
-        Job::Baseline(1),
-        Job::SetUp(0),
-        Job::Baseline(0),
-        Job::Control(0),
-        Job::TakeDown(0),
-        Job::Control(1),
-    ];
+    let expected =
+        [Job::Baseline(1), Job::SetUp(0), Job::Baseline(0), Job::Control(0), Job::TakeDown(0), Job::Control(1)];
     assert_eq!(order, expected);
 }

@@ -34,13 +34,17 @@ fn check_faults<W: Send + Sync + 'static>(check: &Check<W>, is_new: bool) -> Vec
         Defect::Plant(_) | Defect::Input(..) | Defect::OmitStep(..) => None,
     };
     for (name, text, code) in check.recorded.iter().copied().chain(from_control) {
-        let word = serde_json::from_str(text).map_or_else(|e| Looked::Harness(e.to_string()), |v| judged(&check.judge, &v));
+        let word =
+            serde_json::from_str(text).map_or_else(|e| Looked::Harness(e.to_string()), |v| judged(&check.judge, &v));
         let holds = match (&word, code) {
             (Looked::Judged(Judgement::Pass), None) => true,
             (Looked::Judged(Judgement::Fail(found)), Some(code)) => found.iter().any(|f| f.code == code),
             _ => false,
         };
-        rule(holds, format!("recorded observation {name}: expected {}, the judge says {word:?}", code.unwrap_or("pass")));
+        rule(
+            holds,
+            format!("recorded observation {name}: expected {}, the judge says {word:?}", code.unwrap_or("pass")),
+        );
     }
     faults
 }

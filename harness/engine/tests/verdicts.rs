@@ -83,6 +83,7 @@ async fn baselines_that_say_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn missing_capabilities_skip_and_unknown_ones_do_not() {
+    use Capability::{Cilium, Containerd, Harbor, Kind};
     let needy = |need: Vec<Capability>| {
         check("cells.a-is-right")
             .asserts(["C-001"])
@@ -94,12 +95,11 @@ async fn missing_capabilities_skip_and_unknown_ones_do_not() {
     };
     let mut world = right();
     world.capabilities = [
-        (Capability::Harbor, Availability::Absent("not installed; a site with Harbor could".into())),
-        (Capability::Cilium, Availability::Unknown("the API said 500".into())),
-        (Capability::Containerd, Availability::Present),
+        (Harbor, Availability::Absent("not installed; a site with Harbor could".into())),
+        (Cilium, Availability::Unknown("the API said 500".into())),
+        (Containerd, Availability::Present),
     ]
     .into();
-    use Capability::{Cilium, Containerd, Harbor, Kind};
     for (needs, verdict, reason) in [
         (vec![Containerd], Verdict::Pass, ""),
         (vec![Harbor], Verdict::Skip, "needs harbor: not installed; a site with Harbor could"),
@@ -218,7 +218,10 @@ async fn a_check_that_does_not_pass_again_after_the_undo_is_an_error() {
         fn touches(&self) -> shakedown_core::Touches {
             common::writes("a")
         }
-        async fn undo_plan(&self, world: &Cells) -> Result<Vec<shakedown_core::UndoStep>, shakedown_engine::PlantError> {
+        async fn undo_plan(
+            &self,
+            world: &Cells,
+        ) -> Result<Vec<shakedown_core::UndoStep>, shakedown_engine::PlantError> {
             Ok(vec![world.as_found("b")])
         }
         async fn plant(&self, world: &Cells) -> Result<(), shakedown_engine::PlantError> {
@@ -261,7 +264,8 @@ async fn exclusive_checks_must_leave_the_fingerprint_as_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn a_journal_that_cannot_be_written_plants_nothing() {
-    let bed = Bed { journal: std::sync::Arc::new(common::Memory { full: true, ..Default::default() }), ..Bed::default() };
+    let bed =
+        Bed { journal: std::sync::Arc::new(common::Memory { full: true, ..Default::default() }), ..Bed::default() };
     let record = bed.one(&right(), simple(word_in("a"), wrong_word_in("a"))).await;
     assert_eq!((record.verdict, record.control.verdict), (Verdict::Inconclusive, ControlVerdict::NotPlanted));
     assert!(record.reason.contains("no space left"));
@@ -291,7 +295,8 @@ async fn a_shared_state_is_set_up_once_and_taken_down_once() {
     let (bed, world) = (Bed::default(), right());
     let outcome = bed.run(&world, &[sharing("cells.one", false), sharing("cells.two", false)]).await;
     assert!(outcome.records.iter().all(|r| r.proven), "{:?}", outcome.records);
-    let fixtures = bed.events.lock().unwrap().iter().filter(|e| matches!(e, shakedown_core::Event::Fixture { .. })).count();
+    let fixtures =
+        bed.events.lock().unwrap().iter().filter(|e| matches!(e, shakedown_core::Event::Fixture { .. })).count();
     assert_eq!(fixtures, 2, "one up, one down");
     assert_eq!(world.all(), right().all());
 }

@@ -21,7 +21,9 @@ const VERSION: u32 = 1;
 #[derive(Debug, Error)]
 pub enum JournalFault {
     /// The file system said no.
-    #[error("cannot {action} journal {path}: {source}\nhint: nothing is changed on purpose without a journal; make room or fix its permissions")]
+    #[error(
+        "cannot {action} journal {path}: {source}\nhint: nothing is changed on purpose without a journal; make room or fix its permissions"
+    )]
     File {
         /// What was tried.
         action: &'static str,
@@ -31,7 +33,9 @@ pub enum JournalFault {
         source: io::Error,
     },
     /// It belongs to another cluster.
-    #[error("journal {path} belongs to {found}, not to {wanted}\nhint: the cluster was made anew, or its directory was copied; what it undoes does not exist any more: remove the file")]
+    #[error(
+        "journal {path} belongs to {found}, not to {wanted}\nhint: the cluster was made anew, or its directory was copied; what it undoes does not exist any more: remove the file"
+    )]
     Foreign {
         /// The file.
         path: String,
@@ -41,7 +45,9 @@ pub enum JournalFault {
         wanted: String,
     },
     /// It is no journal of this version, or was damaged.
-    #[error("journal {path}, line {line}: {why}\nhint: it is damaged or of another version; look at what it would put back before you remove it")]
+    #[error(
+        "journal {path}, line {line}: {why}\nhint: it is damaged or of another version; look at what it would put back before you remove it"
+    )]
     Corrupt {
         /// The file.
         path: String,
@@ -51,7 +57,9 @@ pub enum JournalFault {
         why: String,
     },
     /// An earlier write failed and could not be taken back.
-    #[error("journal {path} could not be written and is not used any more\nhint: `shakedown recover` puts back what is open")]
+    #[error(
+        "journal {path} could not be written and is not used any more\nhint: `shakedown recover` puts back what is open"
+    )]
     Broken {
         /// The file.
         path: String,

@@ -33,11 +33,13 @@ macro_rules! commands {
 pub mod bundle;
 pub mod catalogue;
 pub mod converge;
-pub mod up;
 pub mod down;
 pub mod exec;
-pub mod kubeconfig;
 pub mod explain;
+pub mod kubeconfig;
+pub mod rejudge;
+pub mod run;
+pub mod up;
 
 // Two lines a command: `pub mod x;` above, and here `/// about` with `X => x, Abandon;` (see [`OnInterrupt`]).
 commands! {
@@ -55,6 +57,10 @@ commands! {
     Down => down, Abandon;
     /// List what is documented, which checks assert it, and what became of it.
     Catalogue => catalogue, Abandon;
+    /// Run checks with their controls, and hand over a report.
+    Run => run, Undo;
+    /// Judge a run's stored evidence again, without a cluster.
+    Rejudge => rejudge, Abandon;
     /// Say what a check asserts, how it is proved, and what to do where it fails.
     Explain => explain, Abandon;
 }

@@ -14,7 +14,7 @@ use shakedown_core::{
     Touches, UndoStep,
 };
 use shakedown_engine::{
-    Check, Controls, Cx, Expect, Fingerprint, Fixture, Journal, JournalError, ObserveError, Outcome, PlantError, Plan,
+    Check, Controls, Cx, Expect, Fingerprint, Fixture, Journal, JournalError, ObserveError, Outcome, Plan, PlantError,
     Probe, Sabotage, Settings, World, WorldError, expect_fn,
 };
 
@@ -306,8 +306,10 @@ pub struct Memory {
 impl Memory {
     pub fn open(&self) -> Vec<JournalEntry> {
         let entries = self.entries.lock().unwrap();
-        let closed: BTreeSet<&str> =
-            entries.iter().filter_map(|e| if let JournalEntry::Closed { id } = e { Some(id.as_str()) } else { None }).collect();
+        let closed: BTreeSet<&str> = entries
+            .iter()
+            .filter_map(|e| if let JournalEntry::Closed { id } = e { Some(id.as_str()) } else { None })
+            .collect();
         let is_open = |e: &&JournalEntry| matches!(e, JournalEntry::Intent { id, .. } if !closed.contains(id.as_str()));
         entries.iter().filter(is_open).cloned().collect()
     }
