@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use shakedown_node::cgroup::{Group, Layout};
 use shakedown_node::net::Plan;
-use shakedown_node::{NamespaceNode, helper};
+use shakedown_node::{NamespaceNode, helper, sys};
 
 use crate::cluster::Cluster;
 use crate::error::{ClusterError, Result};
 use crate::host::HostSettings;
 use crate::state::{Phase, Store};
-use crate::{layer, names};
+use crate::{layer, names, residue};
 
 /// How long ended processes may take to be gone.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -38,10 +38,15 @@ pub async fn down(store: &Store, name: &str) -> Result<()> {
         ended.into_iter().collect::<Result<()>>()?;
     }
     let group = Group::cluster(layout.clone(), name);
-    for pid in group.processes() {
+    // Also those that left the control group: they still say in their environment whose they are.
+    for pid in group.processes().into_iter().chain(residue::processes_of(name)) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
     group.remove(LEAVE)?;
+    let directory = store.directory(name);
+    for device in sys::loops().into_iter().filter(|l| l.file.starts_with(&directory)) {
+        sys::detach(&device.device)?;
+    }
     let pin = std::path::Path::new(names::PINS).join(name).join("fabric");
     let plan = Plan::Clear { pin: pin.clone(), host_link: names::host_link(name) };
     let plan = serde_json::to_string(&plan).map_err(|e| ClusterError::Usage(format!("cannot write the plan: {e}")))?;
@@ -49,7 +54,7 @@ pub async fn down(store: &Store, name: &str) -> Result<()> {
     if let Some(parent) = pin.parent() {
         layer::remove(parent)?;
     }
-    layer::remove(&store.directory(name))?;
+    layer::remove(&directory)?;
     let _host = store.lock_host()?;
     if store.names().is_empty() {
         Group::new(layout, shakedown_node::cgroup::TOP).remove(LEAVE)?;

@@ -11,12 +11,16 @@ pub mod error;
 pub mod host;
 mod kubeadm;
 pub mod layer;
+pub mod logs;
 pub mod names;
 pub mod nodes;
 pub mod parts;
 pub mod progress;
 pub mod ready;
+pub mod recover;
+pub mod residue;
 pub mod state;
+pub mod status;
 pub mod up;
 
 pub use cluster::Cluster;

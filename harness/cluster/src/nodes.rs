@@ -36,7 +36,8 @@ pub fn machine(store: &Store, state: &ClusterState, member: &Member, lower: Vec<
             mac: names::mac(&state.name, &member.name),
             address: member.address,
             prefix: names::PREFIX,
-            gateway: None,
+            // Network plugins look for the link with the default route. It ends in the fabric, which has no way on.
+            gateway: Some(fabric.bridge_address),
         },
         services: services(member.role),
     };

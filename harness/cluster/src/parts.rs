@@ -1,6 +1,9 @@
 //! The parts of the bundle that a bare cluster is made of.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use shakedown_bundle::Bundle;
 
 use crate::error::{ClusterError, Result};
 
@@ -11,8 +14,8 @@ pub struct Parts {
     pub node_root: PathBuf,
     /// A prepared containerd directory with the images of a control plane; hard-linked into the nodes.
     pub containerd_seed: PathBuf,
-    /// Directory of the Kubernetes and etcd executables.
-    pub binaries: PathBuf,
+    /// Where each executable is, by name.
+    pub binaries: BTreeMap<String, PathBuf>,
     /// Kubernetes version, with `v`.
     pub kubernetes: String,
 }
@@ -21,13 +24,24 @@ pub struct Parts {
 pub const NODE_BINARIES: [&str; 5] = ["kubeadm", "kubelet", "kubectl", "etcdctl", "etcdutl"];
 
 impl Parts {
+    /// The parts of an opened bundle.
+    #[must_use]
+    pub fn of(bundle: &Bundle) -> Self {
+        Self {
+            node_root: bundle.node_root(),
+            containerd_seed: bundle.containerd_seed(),
+            binaries: NODE_BINARIES.iter().map(|n| ((*n).to_owned(), bundle.bin(n))).collect(),
+            kubernetes: bundle.version("kubernetes").unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Parts that lie in one directory as `bin`, `noderoot` and `seed`.
     #[must_use]
     pub fn in_directory(directory: &Path, kubernetes: &str) -> Self {
         Self {
             node_root: directory.join("noderoot"),
             containerd_seed: directory.join("seed"),
-            binaries: directory.join("bin"),
+            binaries: NODE_BINARIES.iter().map(|n| ((*n).to_owned(), directory.join("bin").join(n))).collect(),
             kubernetes: kubernetes.to_owned(),
         }
     }
@@ -35,7 +49,7 @@ impl Parts {
     /// Path of an executable.
     #[must_use]
     pub fn binary(&self, name: &str) -> PathBuf {
-        self.binaries.join(name)
+        self.binaries.get(name).cloned().unwrap_or_else(|| PathBuf::from(name))
     }
 
     /// Are they all there?

@@ -2,7 +2,7 @@
 //! is `namespace`, a machine made of Linux namespaces on this host.
 //!
 //! Namespaces are entered only in helper processes with one thread ([`helper`]); the async runtime never changes its
-//! own. No `unsafe` is needed for any of it.
+//! own. `unsafe` is in [`sys`] alone.
 
 pub mod boot;
 pub mod cgroup;
@@ -15,9 +15,11 @@ mod mounts;
 pub mod namespace;
 pub mod net;
 pub mod netlink;
+pub mod nft;
 pub mod node;
 pub mod probe;
 pub mod process;
+pub mod sys;
 
 pub use error::{NodeError, Result};
 pub use namespace::NamespaceNode;

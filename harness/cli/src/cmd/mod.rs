@@ -39,20 +39,35 @@ pub mod explain;
 pub mod kubeconfig;
 pub mod rejudge;
 pub mod run;
+pub mod status;
+pub mod logs;
+pub mod residue;
+pub mod doctor;
+pub mod recover;
 pub mod up;
 
 // Two lines a command: `pub mod x;` above, and here `/// about` with `X => x, Abandon;` (see [`OnInterrupt`]).
 commands! {
     /// Build, check, list or remove what a cluster is made of.
     Bundle => bundle, Abandon;
+    /// Tell what this machine can carry, and what each missing thing costs.
+    Doctor => doctor, Abandon;
     /// Bring a cluster up, or what is missing of it.
     Up => up, Abandon;
     /// Install the documented platform, to stay.
     Converge => converge, Abandon;
+    /// Tell a cluster's state, per node and per component.
+    Status => status, Abandon;
+    /// Print what the nodes' programs and containers wrote.
+    Logs => logs, Abandon;
+    /// Put back whatever an earlier command left changed.
+    Recover => recover, Undo;
     /// Run a command on a node; its exit code is passed through.
     Exec => exec, Leave;
     /// Print the administrator's access to the API.
     Kubeconfig => kubeconfig, Abandon;
+    /// List what is left on this machine of clusters that are no more.
+    Residue => residue, Abandon;
     /// Remove a cluster.
     Down => down, Abandon;
     /// List what is documented, which checks assert it, and what became of it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use shakedown_bundle::{Bundle, CacheDir, Selection};
 use shakedown_cluster::{ClusterError, Parts, UpOptions, up};
 
 use crate::ctx::Ctx;
@@ -55,6 +56,6 @@ pub fn wrong_use(error: ClusterError) -> anyhow::Error {
 
 /// The parts of a bare cluster.
 fn parts() -> Result<Parts> {
-    let directory = std::env::var_os("SHAKEDOWN_PARTS").context("no bundle\nhint: `shakedown bundle build` makes it")?;
-    Ok(Parts::in_directory(std::path::Path::new(&directory), "v1.34.4"))
+    let bundle = Bundle::open(&CacheDir::for_caller()?, &Selection::core()).context("cannot open the bundle")?;
+    Ok(Parts::of(&bundle))
 }
