@@ -58,7 +58,7 @@ fn header(out: &mut String, report: &Report) {
     let (word, class) = outcome(report);
     let _ = write!(
         out,
-        "<header>\n<p class=\"name\">shakedown</p>\n<h1><span class=\"badge {class}\">{word}</span> {}</h1>\n",
+        "<header>\n<p class=\"name\">shakedown</p>\n<h1><span class=\"badge {class}\">{word}</span> cluster {}</h1>\n",
         esc(&run.cluster)
     );
     out.push_str("<div class=\"bar\" role=\"img\" aria-label=\"verdicts\">");
@@ -69,7 +69,8 @@ fn header(out: &mut String, report: &Report) {
     }
     out.push_str("</div>\n<dl class=\"tiles\">\n");
     for (name, count) in counts {
-        tile(out, name, &count.to_string(), name, "");
+        // A count of nothing is not worth its colour.
+        tile(out, name, &count.to_string(), if count > 0 { name } else { "skip" }, "");
     }
     let rate = if s.kill_rate == Some(1.0) { "pass" } else { "inconclusive" };
     let found =
@@ -168,5 +169,7 @@ fn observation(page: &Page<'_>, evidence: &EvidenceRecord) -> Option<Evidence> {
     serde_json::from_slice(&(page.read)(evidence)?).ok()
 }
 
+#[cfg(test)]
+mod screens;
 #[cfg(test)]
 mod tests;

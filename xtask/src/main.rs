@@ -7,6 +7,7 @@
 
 mod bench;
 mod binary;
+mod browser;
 mod host;
 mod nextest;
 mod shell;

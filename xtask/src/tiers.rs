@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::binary::{self, Binary, Profile};
-use crate::{host, nextest, shell, tidy};
+use crate::{browser, host, nextest, shell, tidy};
 
 /// A tier is chosen by the names of its tests: `component_*`, `e2e_*`, and all others are unit tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -68,6 +68,9 @@ pub fn test(args: &TestArgs) -> Result<u8> {
             code = source_rules()?;
         } else if binary.is_none() {
             binary = Some(prepare()?);
+        }
+        if tier == Tier::Component {
+            browser::ensure()?;
         }
         if code == 0 {
             let ended = shell::tee(&mut command(&runner, tier, args, binary.as_ref()), is_closing)?;
