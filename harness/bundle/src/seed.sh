@@ -4,6 +4,8 @@ set -eu
 root=$1 seed=$2 archives=$3 log=$4
 exec 3>"$log"
 mount --bind "$root" "$root"
+# containerd makes directories of its own at the start: none of that may reach the node root.
+mount -o remount,bind,ro "$root"
 mount --bind "$seed" "$root/var/lib/containerd"
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/run"
@@ -13,6 +15,8 @@ mount --bind -o ro "$archives" "$root/mnt"
 cat >"$root/tmp/config.toml" <<CONFIG
 version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs"]
+[plugins."io.containerd.internal.v1.opt"]
+  path = "/run/containerd-opt"
 CONFIG
 cat >"$root/tmp/import.sh" <<'INNER'
 set -eu
