@@ -62,30 +62,40 @@ pub async fn prepare(ctx: &Ctx, converge_anyway: bool) -> Result<Ground> {
     Ok(Ground { platform, journal, _lock: lock })
 }
 
-/// Opens a cluster's journal.
+/// Puts back what the cluster's journal still has open; whose changes those were.
 ///
 /// # Errors
-/// It is damaged, foreign or cannot be written.
-pub fn open_journal(cluster: &Cluster) -> Result<FileJournal> {
+/// The journal cannot be read, or something cannot be put back; it stays open.
+pub async fn put_back(ctx: &Ctx, cluster: &Cluster) -> Result<Vec<String>> {
+    let journal = Arc::new(open_journal(cluster)?);
+    // A cluster that never came up has nothing open, and no API to ask.
+    if journal.open_entries()?.is_empty() {
+        return Ok(Vec::new());
+    }
+    recover(ctx, &connect(cluster).await?, &journal).await
+}
+
+fn open_journal(cluster: &Cluster) -> Result<FileJournal> {
     Ok(FileJournal::open(&cluster.directory().join(JOURNAL), cluster.name(), &cluster.state().id)?)
 }
 
-/// Puts back what is open in the journal; how many intents that were.
-///
-/// # Errors
-/// Something cannot be put back; it stays open.
-pub async fn recover(ctx: &Ctx, platform: &Platform, journal: &Arc<FileJournal>) -> Result<usize> {
+async fn recover(ctx: &Ctx, platform: &Platform, journal: &Arc<FileJournal>) -> Result<Vec<String>> {
     let open = journal.open_entries()?;
     if open.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     ctx.progress.say(format!("putting back what an earlier run left open: {} changes", open.len()));
     let sink: &dyn EventSink = ctx.progress.as_ref();
-    let done = replay(platform, &open, &OnDisk(Arc::clone(journal)), sink)
-        .await
-        .map_err(|why| anyhow!("cannot put back what an earlier run left open: {why}\nhint: it stays in {}; `shakedown recover` tries again", journal.path().display()))?;
+    replay(platform, &open, &OnDisk(Arc::clone(journal)), sink).await.map_err(|why| {
+        let path = journal.path().display();
+        anyhow!("cannot put back what an earlier run left open: {why}\nhint: it stays in {path}; `shakedown recover` tries again")
+    })?;
     journal.compact()?;
-    Ok(done)
+    let owner = |entry: &JournalEntry| match entry {
+        JournalEntry::Intent { owner, .. } => Some(owner.clone()),
+        JournalEntry::Closed { .. } => None,
+    };
+    Ok(open.iter().filter_map(owner).collect())
 }
 
 /// The way to a cluster of ours.

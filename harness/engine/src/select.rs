@@ -108,8 +108,14 @@ pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<
         .into_iter()
         .map(|candidate| {
             let text = candidate.to_lowercase();
-            // Part of a name is how people remember ids.
-            let score = if lower.len() >= 3 && text.contains(&lower) { 1 } else { distance(&lower, &text) };
+            // Part of a name is how people remember ids; and a wrong name in a right area is at least near its others.
+            let same_area =
+                lower.split_once('.').is_some_and(|(area, _)| text.split_once('.').is_some_and(|(a, _)| a == area));
+            let score = match distance(&lower, &text) {
+                _ if lower.len() >= 3 && text.contains(&lower) => 1,
+                far if same_area => far.min(limit),
+                far => far,
+            };
             (score, candidate)
         })
         .filter(|(score, _)| *score <= limit)
@@ -161,8 +167,9 @@ mod tests {
     fn the_closest_names_come_first() {
         assert_eq!(distance("kitten", "sitting"), 3);
         let known = ["etcd.three-members", "etcd.no-alarm", "psa.default-pod-is-refused"];
-        assert_eq!(closest("etcd.tree-members", known), ["etcd.three-members"]);
+        assert_eq!(closest("etcd.tree-members", known), ["etcd.three-members", "etcd.no-alarm"]);
         assert_eq!(closest("alarm", known), ["etcd.no-alarm"]);
+        assert_eq!(closest("psa.x", known), ["psa.default-pod-is-refused"]);
         assert!(closest("zzzzzzzzzzzz", known).is_empty());
     }
 }

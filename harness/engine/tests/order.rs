@@ -290,9 +290,8 @@ async fn a_skip_stays_a_skip_when_it_is_judged_again() {
             .sabotage(wrong_word_in("a"), finds("wrong-word"))
             .remedy("write it")
     };
-    let mut world = Cells::default();
-    world.capabilities =
-        [(shakedown_core::Capability::Harbor, shakedown_core::Availability::Absent("none".into()))].into();
+    let harbor = (shakedown_core::Capability::Harbor, shakedown_core::Availability::Absent("none".into()));
+    let world = Cells { capabilities: [harbor].into(), ..Cells::default() };
     let old = bed.one(&world, needy()).await;
     assert_eq!(rejudge(&needy(), &old, &EvidenceStore::new(bed.dir.path())), old);
 }
