@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use shakedown_core::Capability::Containerd;
 use shakedown_core::Judgement;
-use shakedown_engine::{Check, Expect, Fixture, check, expect_fn, finds, fixture};
+use shakedown_engine::{Check, Expect, check, expect_fn, finds, fixture};
 use shakedown_words::admission::{Admission, create, dry_run};
 use shakedown_words::admitted::{allowed, denied, each};
 use shakedown_words::change::{Shared, added, shared};
@@ -248,10 +248,4 @@ fn policy_kind_is_gone() -> Check<Platform> {
             finds("kind-served"),
         )
         .remedy("remove the definition: Pod Security Admission needs labels only")
-}
-
-/// The fixture, for the table of levels' own check of this file's constants.
-#[cfg(test)]
-pub(super) fn fixture_name() -> &'static str {
-    modes().name()
 }

@@ -2,10 +2,14 @@
 
 pub mod catalogue;
 
+#[path = "../argocd/checks.rs"]
+mod argocd;
 #[path = "../psa/checks.rs"]
 mod psa;
 #[path = "../psa/levels.rs"]
 mod psa_levels;
+#[path = "../rbac/checks.rs"]
+mod rbac;
 
 use std::collections::BTreeMap;
 
@@ -14,7 +18,7 @@ use shakedown_words::Platform;
 
 /// Every check of every area, in the order of the areas; each area lists its own in an explicit table.
 pub fn checks() -> Vec<Check<Platform>> {
-    [psa::checks(), psa_levels::checks()].into_iter().flatten().collect()
+    [argocd::checks(), psa::checks(), psa_levels::checks(), rbac::checks()].into_iter().flatten().collect()
 }
 
 /// Statement to the ids of the checks that assert it.

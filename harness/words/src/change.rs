@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use kube::client::Client;
 use serde_json::Value;
 use shakedown_core::{Answer, Resource, Touches, UndoStep, wait_for};
-use shakedown_engine::{Fixture, PlantError, Sabotage};
+use shakedown_engine::{Fixture, PlantError, Sabotage, WorldError};
 
 use crate::api::Patch;
 use crate::objects::ObjectRef;
@@ -204,6 +204,17 @@ impl Sabotage<Platform> for Change {
     }
 }
 
+/// Name of the undo that takes objects down at once: a namespace takes seconds to go, and several go together.
+pub const TAKEN_DOWN: &str = "objects-at-once";
+
+/// Does all steps side by side.
+pub fn take_down<'a>(platform: &'a Platform, data: &'a Value) -> BoxFuture<'a, Result<(), WorldError>> {
+    Box::pin(async move {
+        let steps: Vec<UndoStep> = serde_json::from_value(data.clone()).map_err(|e| WorldError(format!("journal: {e}")))?;
+        futures::future::try_join_all(steps.iter().map(|step| crate::undo::undo(platform, step))).await.map(|_| ())
+    })
+}
+
 /// A change that several checks share.
 pub struct Shared {
     name: &'static str,
@@ -235,7 +246,10 @@ impl Fixture<Platform> for Shared {
     }
 
     async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
-        self.change.undo_steps(platform).await
+        // Each step alone proves that the object is not there yet; together they are taken down at once.
+        let steps = self.change.undo_steps(platform).await?;
+        let data = serde_json::to_value(steps).map_err(PlantError::new)?;
+        Ok(vec![UndoStep::Custom { word: TAKEN_DOWN.to_owned(), data }])
     }
 
     async fn set_up(&self, platform: &Platform) -> Result<(), PlantError> {
@@ -285,6 +299,20 @@ mod tests {
         let platform = Platform::for_test(FakeApi::with([map("found")]).client(), vec![]);
         let change = patched("nothing", a(), json!({"data": {"k": "found"}}));
         assert!(change.plant(&platform).await.unwrap_err().0.contains("changed nothing"));
+    }
+
+    #[tokio::test]
+    async fn shared_objects_are_taken_down_together() {
+        let platform = Platform::for_test(FakeApi::default().client(), vec![]);
+        let both = shared("two", vec![map("one"), json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}})]);
+        let undo = Fixture::undo_plan(&both, &platform).await.unwrap();
+        both.set_up(&platform).await.unwrap();
+        assert!(platform.get(&a()).await.unwrap().is_some());
+        for _ in 0..2 {
+            crate::undo::undo(&platform, &undo[0]).await.unwrap();
+        }
+        assert_eq!(platform.get(&a()).await.unwrap(), None);
+        assert_eq!(platform.get(&ObjectRef::cluster("v1", "Namespace", "x")).await.unwrap(), None);
     }
 
     #[tokio::test]

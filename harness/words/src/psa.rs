@@ -1,4 +1,4 @@
-//! Sabotages of Pod Security's labels. Each is shown to have landed by every apiserver's answer to two dry runs.
+//! Sabotages of Pod Security's labels. Each is shown to have landed by every apiserver's answers to a few dry runs.
 
 use std::sync::LazyLock;
 
@@ -6,6 +6,7 @@ use http::Method;
 use kube::client::Client;
 use serde_json::{Value, json};
 
+use crate::admission::pod_security;
 use crate::api::{Ask, Patch};
 use crate::change::{Change, Signal, Step, patched};
 use crate::objects::ObjectRef;
@@ -13,9 +14,9 @@ use crate::objects::ObjectRef;
 /// The prefix of Pod Security's labels.
 pub const PREFIX: &str = "pod-security.kubernetes.io";
 
-/// Two Pods whose answers tell the levels apart: one breaks `baseline`, one only `restricted`; and one that only a rule
-/// newer than v1.30 refuses (the host of a probe, checked from v1.34 on).
-static TELLTALES: LazyLock<[Value; 3]> = LazyLock::new(|| {
+/// Pods whose answers tell the levels apart: one breaks `baseline`, one only `restricted`, one only a rule newer than
+/// v1.30 (the host of a probe, checked from v1.34 on), one nothing.
+static TELLTALES: LazyLock<[Value; 4]> = LazyLock::new(|| {
     let pod = |name: &str, spec: Value| {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
     };
@@ -29,10 +30,11 @@ static TELLTALES: LazyLock<[Value; 3]> = LazyLock::new(|| {
         pod(
             "telltale-probe",
             json!({"containers": [{
-                "name": "c", "image": "none", "securityContext": hardened,
+                "name": "c", "image": "none", "securityContext": hardened.clone(),
                 "livenessProbe": {"httpGet": {"port": 80, "host": "127.0.0.1"}},
             }]}),
         ),
+        pod("telltale-good", json!({"containers": [{"name": "c", "image": "none", "securityContext": hardened}]})),
     ]
 });
 
@@ -59,7 +61,11 @@ async fn answer_to(telltale: &Value, path: &str, client: &Client) -> Result<Stri
         // A namespace that is just being made: its default service account is a controller's work and still to come.
         return Err(answer.message().to_owned());
     }
-    Ok(format!("{} {} {:?}", answer.code, answer.message(), answer.warnings))
+    let name = telltale["metadata"]["name"].as_str().unwrap_or_default();
+    let by = |text: &str| pod_security(text).map(|seen| format!(" {} for {}", seen.policy, seen.violations.len()));
+    let refused = by(answer.message()).unwrap_or_default();
+    let warned: String = answer.warnings.iter().filter_map(|text| by(text)).collect();
+    Ok(format!("{name} {}{refused}, warned{warned}", answer.code))
 }
 
 /// The label of a mode, such as `enforce` or `enforce-version`.

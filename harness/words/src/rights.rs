@@ -17,6 +17,7 @@ const GROUP: &str = "rbac.authorization.k8s.io/v1";
 #[derive(Debug, Clone, Default)]
 pub struct Rights {
     user: Option<&'static str>,
+    reason: Option<&'static str>,
     granted: Vec<String>,
     refused: Vec<(String, Vec<String>)>,
 }
@@ -44,6 +45,13 @@ impl Rights {
     #[must_use]
     pub fn known_as(mut self, user: &'static str) -> Self {
         self.user = Some(user);
+        self
+    }
+
+    /// What is granted is granted for a reason that names this (a binding, a Role).
+    #[must_use]
+    pub fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
         self
     }
 
@@ -99,6 +107,10 @@ impl Expect<Access> for Rights {
                 return Judgement::Inconclusive(format!("`{question}` was not asked"));
             };
             Self::one(asked, must, &mut findings);
+            if let Some(reason) = self.reason.filter(|reason| must && asked.review && !asked.review_reason.contains(reason)) {
+                let message = format!("`{reason}` is not in: {}", asked.review_reason);
+                findings.push(Finding::new("reason-differs", question, message));
+            }
             let mut rest = asked.message.as_str();
             for part in parts.into_iter().flatten() {
                 match rest.find(part.as_str()) {
@@ -218,6 +230,7 @@ mod tests {
         let silent = seen(vec![asked("list pods", true, ""), asked("list secrets", false, "\"secrets\" cannot list")]);
         assert_eq!(codes(&rights.judge(&silent)), ["message-differs"]);
         assert_eq!(codes(&rights.judge(&seen(vec![asked("list pods", true, "")]))), ["inconclusive"]);
+        assert_eq!(codes(&rights.clone().because("a Role").judge(&good)), ["reason-differs"]);
         assert_eq!(codes(&rights.known_as("v").judge(&good)), ["other-identity"]);
     }
 
