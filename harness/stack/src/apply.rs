@@ -155,7 +155,8 @@ impl Applier {
             match pinned_kind(&self.client, &GroupVersionKind::gvk(group, version, of_kind)).await {
                 Ok(_) => {}
                 Err(kube::Error::Discovery(_)) => return Ok(Some(format!("{full} is missing"))),
-                Err(kube::Error::Api(status)) if status.is_not_found() => {
+                // An unknown group is answered by the server's plain 404, which is no Status.
+                Err(kube::Error::Api(status)) if status.code == 404 => {
                     return Ok(Some(format!("{full} is missing")));
                 }
                 Err(error) => return Err(StackError::api(format!("look up kind {of_kind}"), error)),

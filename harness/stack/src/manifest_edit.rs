@@ -72,7 +72,8 @@ impl Additions {
     pub fn apply(&self, text: &str) -> Result<String, EditError> {
         let wanted = self.edited(&parse(text)?)?;
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        for arg in &self.args {
+        // Each goes right behind the anchor, so the last one goes first.
+        for arg in self.args.iter().rev() {
             put_arg(&mut lines, arg)?;
         }
         for path in &self.paths {
@@ -143,7 +144,7 @@ impl Additions {
             put_named(sequence(container, "volumeMounts")?, mount_value(path));
         }
         let command = sequence(container, "command")?;
-        for arg in &self.args {
+        for arg in self.args.iter().rev() {
             let same = |v: &Value, flag: &str| v.as_str().is_some_and(|s| flag_of(s) == flag);
             let value = Value::String(arg.clone());
             if let Some(old) = command.iter_mut().find(|v| same(v, flag_of(arg))) {

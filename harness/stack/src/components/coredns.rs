@@ -14,6 +14,8 @@ use crate::site::Site;
 
 /// Its Pods wait for the network first, so this holds the network's budget too.
 const BUDGET: Duration = Duration::from_secs(480);
+/// The name that is asked for. No label of ten letters: its length would be a line feed, at which bash ends a packet.
+const QUESTION: &str = "kube-dns.kube-system.svc.cluster.local";
 /// One question.
 const QUESTION_BUDGET: Duration = Duration::from_secs(5);
 
@@ -40,7 +42,7 @@ impl Component for CoreDns {
     }
 
     fn readiness(&self) -> &'static str {
-        "both replicas are ready, and kubernetes.default.svc.cluster.local is answered on the first node"
+        "both replicas are ready, and kube-dns.kube-system.svc.cluster.local is answered on the first node"
     }
 
     fn state<'a>(&'a self, site: &'a Site) -> BoxFuture<'a, Result<State>> {
@@ -83,14 +85,14 @@ fn objects(site: &Site) -> Result<Vec<Value>> {
     filled("coredns", include_str!("../manifests/coredns.yaml"), &vars)
 }
 
-/// Asks for the A record of the API's Service with nothing but bash: a node brings no DNS tool along.
+/// Asks for the A record of [`QUESTION`] with nothing but bash: a node brings no DNS tool along.
 fn question(server: &str) -> String {
     let mut packet = String::new();
     // Identifier, recursion desired, one question (RFC 1035, 4.1.1).
     for byte in [0x5du8, 0x01, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0] {
         packet.push_str(&format!("\\x{byte:02x}"));
     }
-    for label in "kubernetes.default.svc.cluster.local".split('.') {
+    for label in QUESTION.split('.') {
         packet.push_str(&format!("\\x{:02x}{label}", label.len()));
     }
     // End of the name, type A, class IN.
