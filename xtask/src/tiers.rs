@@ -128,6 +128,10 @@ fn command(runner: &Path, tier: Tier, args: &TestArgs, binary: Option<&Binary>) 
         // A tier that is still empty is no failure of what it would have tested.
         .args(["--no-tests", "warn"])
         .args(&args.args);
+    if tier == Tier::E2e {
+        // Its commands take minutes: their progress has to be seen while they run.
+        command.arg("--no-capture");
+    }
     if let Some(binary) = binary {
         command.env("SHAKEDOWN_BIN", binary.path());
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde::Deserialize;
 
 use crate::binary::{self, Binary, Profile};
 use crate::{host, shell};
@@ -117,22 +118,43 @@ fn down(binary: &Binary, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether an earlier run left a cluster's state.
-pub fn anything_left() -> bool {
-    !names(Path::new(STATE)).is_empty()
-}
-
 /// Takes every cluster down that an earlier run left, whatever state it is in, and looks for residue.
 ///
 /// # Errors
 /// When a cluster cannot be removed or something stays behind.
 pub fn clear_all(binary: &Binary) -> Result<()> {
-    for name in names(Path::new(STATE)) {
+    // A run that was cut off early has residue before it has a state folder, one that was cut off late the reverse.
+    let mut left = names(Path::new(STATE));
+    left.extend(residue_of(binary)?);
+    left.sort();
+    left.dedup();
+    for name in &left {
         shell::say(format!("an earlier run left the cluster `{name}`"));
-        down(binary, &name)?;
+        down(binary, name)?;
     }
     binary.as_root(&["residue"])?.check("the search for residue")?;
     Ok(())
+}
+
+/// Clusters of which something is left.
+fn residue_of(binary: &Binary) -> Result<Vec<String>> {
+    let mut command = binary.root_command();
+    let output =
+        command.args(["residue", "--json"]).stderr(Stdio::inherit()).output().context("cannot start shakedown")?;
+    let facts: Residue =
+        serde_json::from_slice(&output.stdout).context("`shakedown residue --json` printed something else")?;
+    Ok(facts.residue.into_iter().filter_map(|item| item.cluster).collect())
+}
+
+/// `shakedown residue --json`, as far as it is read here.
+#[derive(Debug, Deserialize)]
+struct Residue {
+    residue: Vec<ResidueItem>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ResidueItem {
+    cluster: Option<String>,
 }
 
 /// The clusters with a folder under `state`, sorted.
