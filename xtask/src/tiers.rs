@@ -1,16 +1,17 @@
-//! The test tiers: unit (seconds, no root), component (one machine's parts, root) and e2e (a real cluster).
+//! The test tiers: unit (seconds, no root), component (one machine's parts, root), e2e (a real cluster) and, on request,
+//! vm (another kind of host, in a virtual machine).
 
 use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::binary::{self, Binary, Profile};
 use crate::{browser, host, nextest, shell, tidy};
 
-/// A tier is chosen by the names of its tests: `component_*`, `e2e_*`, and all others are unit tests.
+/// A tier is chosen by the names of its tests: `component_*`, `e2e_*`, `vm_*`, and all others are unit tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Tier {
     /// Formatting, lints, the repository's rules and every test that needs neither root nor the bundle.
@@ -19,6 +20,8 @@ pub enum Tier {
     Component,
     /// A five-node cluster from nothing to nothing: needs root and the bundle.
     E2e,
+    /// A cluster in a virtual machine with cgroup v2 and WireGuard in its kernel: needs root and the bundle's group vm.
+    Vm,
 }
 
 impl fmt::Display for Tier {
@@ -27,6 +30,7 @@ impl fmt::Display for Tier {
             Tier::Unit => "unit",
             Tier::Component => "component",
             Tier::E2e => "e2e",
+            Tier::Vm => "vm",
         })
     }
 }
@@ -34,7 +38,7 @@ impl fmt::Display for Tier {
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Args)]
 pub struct TestArgs {
-    /// One tier only; all three otherwise.
+    /// One tier only; without, unit, component and e2e, and with `--full` vm too.
     #[arg(long, value_enum)]
     tier: Option<Tier>,
     /// Every component and every control, and a cluster inside a virtual machine.
@@ -45,6 +49,9 @@ pub struct TestArgs {
     args: Vec<String>,
 }
 
+/// Keeps nextest's closing lines for whoever runs more after the tests; below the build's own folder.
+const CLOSING: &str = "target/test-summary.txt";
+
 /// Runs the tiers in order and stops at the first that fails: what builds on broken ground says nothing.
 ///
 /// # Errors
@@ -52,6 +59,7 @@ pub struct TestArgs {
 pub fn test(args: &TestArgs) -> Result<u8> {
     let tiers = match args.tier {
         Some(tier) => vec![tier],
+        None if args.full => vec![Tier::Unit, Tier::Component, Tier::E2e, Tier::Vm],
         None => vec![Tier::Unit, Tier::Component, Tier::E2e],
     };
     if tiers.iter().any(|tier| *tier != Tier::Unit) {
@@ -72,6 +80,9 @@ pub fn test(args: &TestArgs) -> Result<u8> {
         if tier == Tier::Component {
             browser::ensure()?;
         }
+        if let Some(binary) = binary.as_ref().filter(|_| tier == Tier::Vm) {
+            binary.own(&["bundle", "build", "--groups", "vm"])?.check("the bundle's virtual machine")?;
+        }
         if code == 0 {
             let ended = shell::tee(&mut command(&runner, tier, args, binary.as_ref()), is_closing)?;
             closing.extend(ended.kept.into_iter().map(|line| format!("{tier}: {}", line.trim())));
@@ -85,6 +96,8 @@ pub fn test(args: &TestArgs) -> Result<u8> {
     for line in &closing {
         shell::say(line);
     }
+    let file = shell::root().join(CLOSING);
+    std::fs::write(&file, closing.join("\n") + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     Ok(code)
 }
 
@@ -128,8 +141,8 @@ fn command(runner: &Path, tier: Tier, args: &TestArgs, binary: Option<&Binary>) 
         // A tier that is still empty is no failure of what it would have tested.
         .args(["--no-tests", "warn"])
         .args(&args.args);
-    if tier == Tier::E2e {
-        // Its commands take minutes: their progress has to be seen while they run.
+    if matches!(tier, Tier::E2e | Tier::Vm) {
+        // Their commands take minutes: the progress has to be seen while they run.
         command.arg("--no-capture");
     }
     if let Some(binary) = binary {
