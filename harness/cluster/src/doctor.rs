@@ -141,3 +141,64 @@ pub fn refuse(probes: &Probes) -> Result<()> {
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(ClusterError::Refused(missing.join("\n"))) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// As recorded on a two-core machine without loadable modules, WireGuard and netem.
+    fn recorded() -> Probes {
+        Probes {
+            schema: 1,
+            uid: 0,
+            capabilities: 0x1ff_feff_ffff,
+            kernel: "6.18.44".into(),
+            cgroup: Some(Version::Hybrid),
+            controllers: ["cpu", "cpuset", "freezer", "memory", "pids"].map(str::to_owned).to_vec(),
+            filesystems: vec!["overlay".into()],
+            features: BTreeMap::from(
+                [("veth", true), ("bridge", true), ("overlay", true), ("wireguard", false), ("qdisc-netem", false)]
+                    .map(|(n, v)| (n.to_owned(), v)),
+            ),
+            memory: 24 * GIB,
+            memory_available: 20 * GIB,
+            disk_available: 50 * GIB,
+            processors: 2,
+            open_files: 20_000,
+            inotify_instances: 128,
+            inotify_watches: 190_000,
+            tools: BTreeMap::from([("go".to_owned(), "/usr/bin/go".to_owned())]),
+        }
+    }
+
+    #[test]
+    fn a_recorded_machine_is_judged() {
+        let items = judge(&recorded());
+        let less: Vec<_> = items.iter().filter(|i| i.level == Level::Less).map(|i| i.what.as_str()).collect();
+        assert_eq!(less, ["CAP_SYS_RESOURCE", "wireguard", "qdisc-netem"]);
+        assert!(items.iter().filter(|i| i.level != Level::Ok).all(|i| !i.costs.is_empty() && !i.hint.is_empty()));
+        refuse(&recorded()).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_early_with_all_reasons() {
+        let mut probes = recorded();
+        probes.uid = 1000;
+        probes.cgroup = None;
+        probes.features.insert("overlay".into(), false);
+        probes.memory_available = GIB;
+        let said = refuse(&probes).unwrap_err().to_string();
+        for word in ["root", "control groups", "overlay", "memory", "hint:"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_tried_is_no_reason_to_refuse() {
+        let mut probes = recorded();
+        probes.features.clear();
+        refuse(&probes).unwrap();
+    }
+}

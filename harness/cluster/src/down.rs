@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::error::{ClusterError, Result};
 use crate::host::HostSettings;
 use crate::state::{Phase, Store};
-use crate::{layer, names, residue};
+use crate::{layer, names, nodes, residue};
 
 /// How long ended processes may take to be gone.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -36,6 +36,13 @@ pub async fn down(store: &Store, name: &str) -> Result<()> {
                 .collect()
         });
         ended.into_iter().collect::<Result<()>>()?;
+        // Thousands of links each: side by side too.
+        thread::scope(|scope| {
+            for member in &cluster.state().members {
+                let directory = nodes::directory(store, name, &member.name);
+                scope.spawn(move || layer::remove(&directory));
+            }
+        });
     }
     let group = Group::cluster(layout.clone(), name);
     // Also those that left the control group: they still say in their environment whose they are.

@@ -110,8 +110,8 @@ pub fn place(store: &Store, state: &ClusterState, member: &Member) -> Result<()>
     let upper = nodes::upper(store, &state.name, &member.name);
     let (text, kept) = (config::kubeadm(state, member, Use::Start), config::kubeadm(state, member, Use::Upload));
     let at = |path: &str| upper.join(path.trim_start_matches('/'));
-    write_bytes(&at(config::KUBEADM), text.as_bytes(), 0o600)?;
-    write_bytes(&at(config::KUBEADM_UPLOADED), kept.as_bytes(), 0o600)?;
+    put(&at(config::KUBEADM), text.as_bytes(), 0o600)?;
+    put(&at(config::KUBEADM_UPLOADED), kept.as_bytes(), 0o600)?;
     if member.role != Role::ControlPlane {
         return Ok(());
     }
@@ -119,9 +119,17 @@ pub fn place(store: &Store, state: &ClusterState, member: &Member) -> Result<()>
         let from = pki(store, state).join(name);
         let bytes = std::fs::read(&from).map_err(|e| ClusterError::file("read", &from, e))?;
         let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
-        write_bytes(&at("/etc/kubernetes/pki").join(name), &bytes, mode)?;
+        put(&at("/etc/kubernetes/pki").join(name), &bytes, mode)?;
     }
     Ok(())
+}
+
+/// Writes a file into a node's upper layer unless it is there already: under a running node that layer is the kernel's.
+fn put(path: &std::path::Path, bytes: &[u8], mode: u32) -> Result<()> {
+    if std::fs::read(path).is_ok_and(|have| have == bytes) {
+        return Ok(());
+    }
+    write_bytes(path, bytes, mode)
 }
 
 fn call(arguments: &[&str]) -> Exec {

@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use shakedown_node::boot::EXECUTABLE;
+use shakedown_node::helper;
+
 use crate::config;
 use crate::error::{ClusterError, Result};
 use crate::parts::{NODE_BINARIES, Parts};
@@ -24,7 +27,7 @@ pub fn common(parts: &Parts, directory: &Path, restricted: bool) -> Result<PathB
             link_or_copy(&parts.binary(name), &layer.join("usr/local/bin").join(name))?;
         }
         // A copy, not a link: a rebuilt executable must not change under a running node.
-        copy(Path::new("/proc/self/exe"), &layer.join("opt/shakedown/shakedown"))?;
+        copy(&helper::executable()?, &layer.join(EXECUTABLE.trim_start_matches('/')))?;
         // Where network plugins are looked for, and where Cilium puts its own.
         let plugins = parts.node_root.join("usr/lib/cni");
         for entry in fs::read_dir(&plugins).into_iter().flatten().flatten() {

@@ -15,6 +15,7 @@ pub mod logs;
 pub mod names;
 pub mod nodes;
 pub mod parts;
+mod plan;
 pub mod progress;
 pub mod ready;
 pub mod recover;

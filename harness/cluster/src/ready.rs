@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Node as KubeNode;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
 use shakedown_core::wait::{Answer, wait_for};
 use shakedown_node::{NodeState, Role};
@@ -76,6 +76,33 @@ async fn first_client(cluster: &Cluster) -> Result<Client> {
 pub async fn node_exists(cluster: &Cluster, name: &str) -> bool {
     let Ok(client) = first_client(cluster).await else { return false };
     Api::<KubeNode>::all(client).get_opt(name).await.is_ok_and(|n| n.is_some())
+}
+
+/// Removes what a cluster knows of a node: its object and, through a living member, its membership of etcd.
+///
+/// # Errors
+/// When the API or etcd refuses.
+pub async fn forget(cluster: &Cluster, through: &str, name: &str) -> Result<()> {
+    let api: Api<KubeNode> = Api::all(first_client(cluster).await?);
+    match api.delete(name, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        other => drop(other.map_err(|e| ClusterError::api(format!("delete the node object {name}"), e))?),
+    }
+    let members = cluster.etcdctl(through, &["member", "list"]).await?;
+    if let Some(id) = member_id(&members, name) {
+        cluster.etcdctl(through, &["member", "remove", id]).await?;
+    }
+    Ok(())
+}
+
+/// The id of a member in `etcdctl member list`; one that never started has no name there, but its peer URL is not
+/// known here either, so it counts as the one that was being added.
+fn member_id<'a>(list: &'a str, name: &str) -> Option<&'a str> {
+    list.lines().find_map(|line| {
+        let mut fields = line.split(", ");
+        let (id, state, member) = (fields.next()?, fields.next()?, fields.next()?);
+        (member == name || (member.is_empty() && state == "unstarted")).then_some(id)
+    })
 }
 
 /// Waits until every node has registered itself.
@@ -163,4 +190,35 @@ pub async fn members(cluster: &Cluster, budget: Duration) -> Result<()> {
     }))
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_found_by_name_or_as_the_one_that_never_started() {
+        let list = "8e9e05c52164694d, started, cp-1, https://10.77.0.11:2380, https://10.77.0.11:2379, false\n\
+                    91bc3c398fb3c146, unstarted, , https://10.77.0.12:2380, , true";
+        assert_eq!(member_id(list, "cp-1"), Some("8e9e05c52164694d"));
+        assert_eq!(member_id(list, "cp-2"), Some("91bc3c398fb3c146"));
+        assert_eq!(member_id("", "cp-2"), None);
+    }
+
+    #[test]
+    fn a_node_that_only_lacks_its_network_reports() {
+        let node = |status: &str, reason: &str, message: &str| -> KubeNode {
+            serde_json::from_value(serde_json::json!({
+                "metadata": { "name": "cp-1" },
+                "status": { "conditions": [{ "type": "Ready", "status": status, "reason": reason, "message": message }] }
+            }))
+            .unwrap()
+        };
+        let lacking = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni";
+        assert!(reports(&node("True", "KubeletReady", "")).is_ok());
+        assert!(reports(&node("False", "KubeletNotReady", lacking)).is_ok());
+        assert!(reports(&node("False", "KubeletNotReady", "container runtime is down")).is_err());
+        assert!(reports(&node("Unknown", "NodeStatusUnknown", "Kubelet stopped posting")).is_err());
+        assert!(reports(&KubeNode::default()).is_err());
+    }
 }

@@ -11,18 +11,18 @@ use shakedown_core::wait::{Answer, wait_for};
 use shakedown_node::cgroup::{Group, Layout};
 use shakedown_node::net::{Plan, pinned};
 use shakedown_node::probe::CAP_SYS_RESOURCE;
-use shakedown_node::{Exec, NamespaceNode, Node, Role, helper};
+use shakedown_node::{NamespaceNode, Node, Role, helper};
 
 use crate::cluster::Cluster;
 use crate::config;
 use crate::doctor;
 use crate::error::{ClusterError, Result};
-use crate::host::HostSettings;
 use crate::names;
 use crate::parts::Parts;
 use crate::progress::{Lines, PhaseTime, Phases};
 use crate::ready;
-use crate::state::{self, ClusterState, Member, Phase, SCHEMA, Store, write_bytes};
+use crate::state::{self, ClusterState, Member, Phase, Store, write_bytes};
+use crate::plan::plan;
 use crate::{kubeadm, layer, nodes};
 
 /// How many nodes and where.
@@ -81,7 +81,7 @@ pub async fn up(parts: &Parts, options: &UpOptions) -> Result<(Cluster, UpReport
     let group = Group::cluster(layout.clone(), &options.name);
     let phases = Phases::new(Arc::clone(&options.lines), move || group.cpu_time());
     let began = phases.cpu_time();
-    let (state, warnings) = plan(&store, options, parts)?;
+    let (state, warnings) = plan(&store, options, &parts.kubernetes)?;
     for warning in &warnings {
         phases.say(&format!("warning: {warning}"));
     }
@@ -97,82 +97,6 @@ pub async fn up(parts: &Parts, options: &UpOptions) -> Result<(Cluster, UpReport
     };
     state::write(&work.store.directory(&options.name).join("up.json"), &report)?;
     Ok((Cluster::from_state(work.store, work.state)?, report))
-}
-
-/// The state to reach, written down before anything is made of it.
-fn plan(store: &Store, options: &UpOptions, parts: &Parts) -> Result<(ClusterState, Vec<String>)> {
-    let mut warnings = Vec::new();
-    let _host = store.lock_host()?;
-    HostSettings::new(store).prepare()?;
-    let known = store.load(&options.name)?;
-    if known.as_ref().is_some_and(|k| k.phase == Phase::Removing) {
-        return Err(ClusterError::Usage(format!(
-            "cluster `{0}` is half removed\nhint: finish with `shakedown down --name {0}`",
-            options.name
-        )));
-    }
-    let mut state = match known {
-        Some(state) => state,
-        None => ClusterState {
-            schema: SCHEMA,
-            name: options.name.clone(),
-            id: random_hex(16)?,
-            subnet: free_subnet(store, &options.name)?,
-            phase: Phase::Making,
-            members: Vec::new(),
-            kubernetes: parts.kubernetes.clone(),
-            token: format!("{}.{}", random_hex(3)?, random_hex(8)?),
-        },
-    };
-    if state.members.is_empty() {
-        state.members.push(names::member(Role::LoadBalancer, 1, state.subnet, false));
-    }
-    let late = state.phase == Phase::Formed;
-    for (role, asked, default) in [(Role::ControlPlane, options.control_planes, 3), (Role::Worker, options.workers, 2)] {
-        let have = state.with(role).count();
-        let new = state.members.len() == 1 || have == 0 && !late;
-        let wanted = asked.unwrap_or(if new { default } else { have });
-        if wanted > names::MOST || (role == Role::ControlPlane && wanted == 0) {
-            return Err(ClusterError::Usage(format!("{wanted} nodes of that kind cannot be\nhint: 1 to {} control planes, 0 to {0} workers", names::MOST)));
-        }
-        if wanted < have {
-            return Err(ClusterError::Usage(format!(
-                "cluster `{0}` has {have} nodes of that kind and {wanted} were asked for; nodes are not taken away\nhint: `shakedown down --name {0}` first",
-                state.name
-            )));
-        }
-        state.members.extend((have + 1..=wanted).map(|n| names::member(role, n, state.subnet, late)));
-    }
-    let control_planes = state.with(Role::ControlPlane).count();
-    if control_planes.is_multiple_of(2) {
-        warnings.push(format!(
-            "{control_planes} control planes survive the loss of {} member, as {} would: an even number of etcd members adds no tolerance",
-            (control_planes - 1) / 2,
-            control_planes - 1
-        ));
-    }
-    store.save(&state)?;
-    Ok((state, warnings))
-}
-
-fn free_subnet(store: &Store, name: &str) -> Result<u8> {
-    let mut taken = Vec::new();
-    for other in store.names() {
-        taken.extend(store.load(&other).ok().flatten().map(|s| s.subnet));
-    }
-    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    names::subnet(name, |n| taken.contains(&n) || names::routed(&routes, n)).ok_or_else(|| {
-        ClusterError::Usage("no network of 10.77.0.0/16 is free\nhint: a route of this host covers all of it".into())
-    })
-}
-
-fn random_hex(bytes: usize) -> Result<String> {
-    use std::io::Read;
-    let mut buffer = vec![0; bytes];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut buffer))
-        .map_err(|e| ClusterError::file("read", "/dev/urandom", e))?;
-    Ok(buffer.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 impl Work<'_> {
@@ -347,13 +271,28 @@ impl Work<'_> {
         }
         self.phases
             .run(&format!("join {}", member.name), "kubeadm join", async {
-                if node.read_file("/etc/kubernetes/kubelet.conf").await.is_ok() {
-                    node.run(Exec::new(["kubeadm", "reset", "--force", "--skip-phases=preflight"]).timeout(CONTROL_PLANE)).await?;
+                if node.read_file("/etc/kubernetes/kubeadm-join.yaml").await.is_ok() {
+                    self.start_over(machine, through, member).await?;
                 }
                 kubeadm::join(&self.state, through, node, member).await
             })
             .await?;
         write_bytes(&done, b"", 0o644)
+    }
+}
+
+impl Work<'_> {
+    /// A join that was cut off may have stopped anywhere: the node gets a new disk, and what the cluster knows of it
+    /// is forgotten.
+    async fn start_over(&self, machine: &NamespaceNode, through: &NamespaceNode, member: &Member) -> Result<()> {
+        machine.cut()?;
+        let directory = nodes::directory(&self.store, &self.state.name, &member.name);
+        layer::remove(&directory)?;
+        layer::node(self.parts, &directory, true)?;
+        kubeadm::place(&self.store, &self.state, member)?;
+        let cluster = Cluster::from_state(self.store.clone(), self.state.clone())?;
+        ready::forget(&cluster, through.name(), &member.name).await?;
+        boot(machine).await
     }
 }
 
