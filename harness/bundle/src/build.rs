@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::Bundle;
 use crate::cache::CacheDir;
@@ -271,7 +271,10 @@ impl Builder<'_> {
         let root = self.plan.find(NODE_ROOT).map(|root| root.slot.files());
         let root = root.ok_or_else(|| BundleError::Incomplete { components: vec![NODE_ROOT.into()] })?;
         self.progress.step("containerd-seed", &format!("importing {} images", archives.len()));
-        seed::build(self.cache, &root, &archives, files)?;
+        let alive = |elapsed: Duration| {
+            self.progress.step("containerd-seed", &format!("still importing, {} s", elapsed.as_secs()));
+        };
+        seed::build(self.cache, &root, &archives, files, &alive)?;
         Ok(BTreeMap::from([("images".into(), archives.len().to_string())]))
     }
 }

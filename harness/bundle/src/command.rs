@@ -4,28 +4,43 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use crate::error::{BundleError, io};
 
+/// How often a long command is said to be still at work.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 const TAIL_LINES: usize = 15;
 const TAIL_BYTES: u64 = 8 << 10;
 
-/// Runs a command to its end, with both its outputs in `log`, which is started anew.
-pub(crate) fn run(command: &mut Command, what: &str, log: &Path, hint: &'static str) -> Result<(), BundleError> {
+/// Runs a command to its end, with both its outputs in `log`, which is started anew. `alive` is called now and then with
+/// the time it has taken so far.
+pub(crate) fn run(
+    command: &mut Command,
+    what: &str,
+    log: &Path,
+    hint: &'static str,
+    alive: &(dyn Fn(Duration) + Sync),
+) -> Result<(), BundleError> {
     let file = open_log(log)?;
     let errors = file.try_clone().map_err(io("open", log))?;
     command.stdin(Stdio::null()).stdout(file).stderr(errors);
-    let status = command.status().map_err(|error| missing(command, &error, hint))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(BundleError::Command {
-            what: what.to_string(),
-            status: status.to_string(),
-            tail: tail(log),
-            log: log.to_path_buf(),
-        })
-    }
+    let start = Instant::now();
+    let mut child = command.spawn().map_err(|error| missing(command, &error, hint))?;
+    let (ended, ends) = mpsc::channel::<()>();
+    let status = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while let Err(mpsc::RecvTimeoutError::Timeout) = ends.recv_timeout(HEARTBEAT) {
+                alive(start.elapsed());
+            }
+        });
+        let status = child.wait();
+        drop(ended);
+        status
+    });
+    let status = status.map_err(io("wait for", command.get_program()))?;
+    if status.success() { Ok(()) } else { Err(failed(what, &status.to_string(), log)) }
 }
 
 /// Runs a command and gives what it printed, without the final newline.
@@ -36,13 +51,30 @@ pub(crate) fn output(command: &mut Command, what: &str, log: &Path, hint: &'stat
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_string())
     } else {
-        Err(BundleError::Command {
-            what: what.to_string(),
-            status: output.status.to_string(),
-            tail: tail(log),
-            log: log.to_path_buf(),
-        })
+        Err(failed(what, &output.status.to_string(), log))
     }
+}
+
+/// The command for `program` that the kernel ends when this process dies, however it dies; where `setpriv` is not
+/// installed it only ends with the terminal's Ctrl-C.
+pub(crate) fn bound_to_us(program: &str) -> Command {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("setpriv").is_file()));
+    if found {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", program]);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+fn failed(what: &str, status: &str, log: &Path) -> BundleError {
+    let tail = tail(log);
+    if tail.contains("no space left on device") {
+        return BundleError::DiskFull { what: what.to_string(), log: log.to_path_buf() };
+    }
+    BundleError::Command { what: what.to_string(), status: status.to_string(), tail, log: log.to_path_buf() }
 }
 
 fn open_log(log: &Path) -> Result<File, BundleError> {
@@ -84,16 +116,25 @@ mod tests {
         let log = dir.path().join("x.log");
         let mut command = Command::new("sh");
         command.args(["-c", "seq 100; echo broken >&2; exit 3"]);
-        let error = run(&mut command, "building x", &log, "").unwrap_err().to_string();
+        let error = run(&mut command, "building x", &log, "", &|_| ()).unwrap_err().to_string();
         assert!(error.starts_with("building x failed (exit status: 3)") && error.contains("100\nbroken"), "{error}");
         assert!(!error.contains("\n50\n"), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_is_called_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 'link: write /x: no space left on device' >&2; exit 1"]);
+        let error = run(&mut command, "building x", &dir.path().join("log"), "", &|_| ()).unwrap_err().to_string();
+        assert!(error.starts_with("building x failed: the disk is full") && error.contains("hint:"), "{error}");
     }
 
     #[test]
     fn a_missing_program_is_named_with_the_hint() {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("no-such-program-here");
-        let error = run(&mut command, "x", &dir.path().join("log"), "install it").unwrap_err().to_string();
+        let error = run(&mut command, "x", &dir.path().join("log"), "install it", &|_| ()).unwrap_err().to_string();
         assert!(error.contains("no-such-program-here") && error.contains("hint: install it"), "{error}");
     }
 }

@@ -62,6 +62,14 @@ pub enum BundleError {
         /// Where all of them are.
         log: PathBuf,
     },
+    /// A command ended because there was no room left.
+    #[error("{what} failed: the disk is full; the whole output is in {}\nhint: free some space, or point XDG_CACHE_HOME at a larger disk; finished components are kept", log.display())]
+    DiskFull {
+        /// What it was for.
+        what: String,
+        /// Where its output is.
+        log: PathBuf,
+    },
     /// A file could not be fetched.
     #[error(
         "cannot download {url}: {reason}\nhint: check the network and the proxy settings (http_proxy), or set SHAKEDOWN_DEBIAN_MIRROR to a mirror that answers"
@@ -117,7 +125,7 @@ pub enum BundleError {
         gone: Vec<String>,
     },
     /// The bundle has not been built, or not all of it.
-    #[error("the bundle is not complete, missing: {}\nhint: run `shakedown bundle build`", components.join(", "))]
+    #[error("the bundle is not complete, missing: {}\nhint: run `shakedown bundle build`", some(components))]
     Incomplete {
         /// The components that are missing.
         components: Vec<String>,
@@ -173,6 +181,14 @@ fn io_hint(source: &io::Error) -> &'static str {
         }
         io::ErrorKind::PermissionDenied => "\nhint: an earlier run with sudo may own it; run this with sudo as well",
         _ => "",
+    }
+}
+
+/// The first few names, and how many more there are.
+fn some(names: &[String]) -> String {
+    match names.get(..6) {
+        Some(first) if names.len() > 7 => format!("{} and {} more", first.join(", "), names.len() - 6),
+        _ => names.join(", "),
     }
 }
 

@@ -68,7 +68,7 @@ impl Toolchain {
     }
 
     fn command(&self, dir: &Path) -> Command {
-        let mut command = Command::new("go");
+        let mut command = command::bound_to_us("go");
         command.current_dir(dir).env_clear();
         for name in PASSED_ON {
             if let Some(value) = env::var_os(name) {
@@ -128,11 +128,16 @@ impl Toolchain {
             progress.step(recipe.name, &format!("compiling {}", names.join(", ")));
             let made = dir.join("out");
             let mut go = self.command(&dir);
-            go.arg("build").args(BUILD_FLAGS).args(&extra).arg(format!("-tags={tags}"));
+            go.args(["build", "-v"]).args(BUILD_FLAGS).args(&extra).arg(format!("-tags={tags}"));
             go.arg(format!("-ldflags={}", recipe.ldflags())).arg("-o").arg(format!("{}/", made.display()));
             go.args(targets.iter().map(|target| target.package));
             let log = self.cache.logs().join(format!("{}.log", recipe.name));
-            command::run(&mut go, &format!("building {}", recipe.name), &log, HINT)?;
+            let alive = |elapsed: std::time::Duration| {
+                let packages = fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+                let seconds = elapsed.as_secs();
+                progress.step(recipe.name, &format!("still compiling, {packages} packages in {seconds} s"));
+            };
+            command::run(&mut go, &format!("building {}", recipe.name), &log, HINT, &alive)?;
             for target in targets {
                 let from = made.join(go_name(target.package));
                 let to = out.join(target.name);

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::cache::CacheDir;
 use crate::command;
@@ -21,7 +22,13 @@ pub(crate) fn key(parts: &[&str]) -> String {
 }
 
 /// Imports `archives`, all in the store of this cache, into `seed`, with the containerd of `node_root`.
-pub(crate) fn build(cache: &CacheDir, node_root: &Path, archives: &[PathBuf], seed: &Path) -> Result<(), BundleError> {
+pub(crate) fn build(
+    cache: &CacheDir,
+    node_root: &Path,
+    archives: &[PathBuf],
+    seed: &Path,
+    alive: &(dyn Fn(Duration) + Sync),
+) -> Result<(), BundleError> {
     let store = cache.store();
     let log = cache.logs().join("seed.log");
     let daemon_log = cache.logs().join("seed-containerd.log");
@@ -31,5 +38,5 @@ pub(crate) fn build(cache: &CacheDir, node_root: &Path, archives: &[PathBuf], se
     unshare.args(["sh", "-c", SCRIPT, "seed"]).arg(node_root).arg(seed).arg(&store).arg(&daemon_log);
     unshare.args(archives.iter().map(|archive| archive.strip_prefix(&store).unwrap_or(archive)));
     unshare.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
-    command::run(&mut unshare, "importing the images into containerd", &log, HINT)
+    command::run(&mut unshare, "importing the images into containerd", &log, HINT, alive)
 }

@@ -143,7 +143,7 @@ fn verify_signature(cache: &CacheDir, suite: &str, release: &[u8], progress: &dy
     let mut gpgv = Command::new("gpgv");
     gpgv.arg("--keyring").arg(keyring).arg(&path);
     let log = cache.logs().join(format!("gpgv-{suite}.log"));
-    let checked = command::run(&mut gpgv, "gpgv", &log, "");
+    let checked = command::run(&mut gpgv, "gpgv", &log, "", &|_| ());
     crate::store::remove_tree(&path)?;
     match checked {
         Ok(()) => Ok(()),
