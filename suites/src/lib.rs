@@ -41,4 +41,25 @@ mod tests {
         let wrong = catalogue::Catalogue::embedded().unwrap().account(&asserted());
         assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     }
+
+    /// `docs/findings.md` has a heading for each contradicted statement, and names the check that contradicts it.
+    #[test]
+    fn every_contradiction_is_a_recorded_finding() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/findings.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        let mut recorded = BTreeMap::new();
+        for entry in text.split("\n## ").skip(1) {
+            let heading = entry.lines().next().unwrap().split(':').next().unwrap();
+            for id in heading.split(", ") {
+                assert!(recorded.insert(id, entry).is_none(), "{id} has two entries");
+            }
+        }
+        for check in checks() {
+            for id in &check.contradicts {
+                let entry = recorded.remove(id).unwrap_or_else(|| panic!("{id}: no entry in docs/findings.md"));
+                assert!(entry.contains(&format!("`{}`", check.id)), "{id}: its entry does not name {}", check.id);
+            }
+        }
+        assert!(recorded.is_empty(), "no check contradicts {:?}", recorded.keys());
+    }
 }
