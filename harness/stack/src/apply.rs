@@ -50,7 +50,8 @@ impl Applier {
     /// The kind is unknown to the API, or the API does not answer for a minute.
     pub async fn api_of(&self, object: &Value) -> Result<Api<DynamicObject>> {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        self.api(text("/apiVersion"), text("/kind"), object.pointer("/metadata/namespace").and_then(Value::as_str)).await
+        self.api(text("/apiVersion"), text("/kind"), object.pointer("/metadata/namespace").and_then(Value::as_str))
+            .await
     }
 
     /// The API of a kind in a namespace; the namespace is ignored for a cluster-wide kind, and `default` where missing.
@@ -182,9 +183,7 @@ impl Applier {
     pub async fn get_value(&self, object: &Value) -> Result<Option<Value>> {
         let api = self.api_of(object).await?;
         let found = self.tried(&format!("read {}", full_name(object)), || api.get_opt(name(object))).await?;
-        found
-            .map(|o| serde_json::to_value(o).map_err(|e| manifest_error(&full_name(object), &e)))
-            .transpose()
+        found.map(|o| serde_json::to_value(o).map_err(|e| manifest_error(&full_name(object), &e))).transpose()
     }
 
     /// Waits until every Deployment, StatefulSet and DaemonSet among the objects is rolled out.
@@ -239,7 +238,8 @@ impl Applier {
             Err(StackError::Wait(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
+        let params =
+            DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
         match api.delete(name(object), &params).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
@@ -320,9 +320,10 @@ fn full_name(object: &Value) -> String {
 }
 
 fn condition_is_true(object: &Value, wanted: &str) -> bool {
-    object.pointer("/status/conditions").and_then(Value::as_array).is_some_and(|conditions| {
-        conditions.iter().any(|c| c["type"] == wanted && c["status"] == "True")
-    })
+    object
+        .pointer("/status/conditions")
+        .and_then(Value::as_array)
+        .is_some_and(|conditions| conditions.iter().any(|c| c["type"] == wanted && c["status"] == "True"))
 }
 
 /// Without what the server keeps for itself.

@@ -159,7 +159,8 @@ impl Component for Manifests {
 /// The API does not answer.
 pub async fn not_rolled_out(site: &Site, objects: &[Value]) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for object in objects.iter().filter(|o| matches!(o["kind"].as_str(), Some("Deployment" | "StatefulSet" | "DaemonSet")))
+    for object in
+        objects.iter().filter(|o| matches!(o["kind"].as_str(), Some("Deployment" | "StatefulSet" | "DaemonSet")))
     {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         match site.applier.get_value(object).await? {

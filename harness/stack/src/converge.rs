@@ -78,6 +78,8 @@ pub struct StepReport {
     pub install_s: f64,
     /// Seconds of waiting for it.
     pub ready_s: f64,
+    /// Processor seconds that the cluster's nodes used from its beginning to its end; steps side by side share them.
+    pub cpu_s: f64,
     /// What was waited for.
     pub waited_for: String,
     /// Why it failed or what blocked it.
@@ -92,6 +94,8 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     /// Seconds in all.
     pub seconds: f64,
+    /// Processor seconds that the cluster's nodes used meanwhile, whatever for.
+    pub cpu_seconds: f64,
     /// Every chosen step is as it should be.
     pub converged: bool,
 }
@@ -140,12 +144,21 @@ pub async fn plan(site: &Site, look: bool) -> Result<Vec<PlannedStep>> {
 
 /// Converges everything, or one component and what it needs.
 ///
+/// # Errors
+/// As [`converge_telling`].
+pub async fn converge(site: &Site, only: Option<&str>) -> Result<Report> {
+    converge_telling(site, only, &|_| {}).await
+}
+
+/// [`converge`], and tells `ended` of each step as it ends.
+///
 /// A step that fails does not stop those that do not need it: the report tells all of it.
 ///
 /// # Errors
 /// No component has the name asked for, or the mark of convergence could not be written.
-pub async fn converge(site: &Site, only: Option<&str>) -> Result<Report> {
+pub async fn converge_telling(site: &Site, only: Option<&str>, ended: &(dyn Fn(&StepReport) + Sync)) -> Result<Report> {
     let began = Instant::now();
+    let cpu_before = (site.cpu_time)();
     let components = components::all();
     let graph = graph(&components)?;
     let chosen: BTreeSet<String> = match only {
@@ -162,12 +175,14 @@ pub async fn converge(site: &Site, only: Option<&str>) -> Result<Report> {
             async move {
                 let component = component.ok_or_else(|| StackError::Unfit(format!("no component {name}")))?;
                 let mut report = blank(component, site, began.elapsed());
+                let cpu = (site.cpu_time)();
                 let result = step(site, component, &mut report).await;
+                report.cpu_s = (site.cpu_time)().saturating_sub(cpu).as_secs_f64();
                 if let Err(error) = &result {
                     report.ended = Ended::Failed;
                     report.error = Some(error.to_string());
                 }
-                tell(site, &report);
+                ended(&report);
                 if let Ok(mut timings) = timings.lock() {
                     timings.insert(name, report);
                 }
@@ -191,7 +206,8 @@ pub async fn converge(site: &Site, only: Option<&str>) -> Result<Report> {
     if converged && only.is_none() {
         mark(site, &steps).await?;
     }
-    Ok(Report { steps, seconds: began.elapsed().as_secs_f64(), converged })
+    let cpu_seconds = (site.cpu_time)().saturating_sub(cpu_before).as_secs_f64();
+    Ok(Report { steps, seconds: began.elapsed().as_secs_f64(), cpu_seconds, converged })
 }
 
 /// Takes one component away; what needs it stays and will fail.
@@ -227,6 +243,7 @@ async fn step(site: &Site, component: &dyn Component, report: &mut StepReport) -
     report.look_s = lap();
     if let State::Wanting(what) = state {
         report.wanted = Some(what);
+        site.sink.emit(Event::Fixture { name: component.name().to_owned(), up: true });
         let installed = component.install(site).await;
         report.install_s = lap();
         installed?;
@@ -247,16 +264,9 @@ fn blank(component: &dyn Component, site: &Site, began: Duration) -> StepReport 
         look_s: 0.0,
         install_s: 0.0,
         ready_s: 0.0,
+        cpu_s: 0.0,
         waited_for: component.readiness().to_owned(),
         error: None,
-    }
-}
-
-/// Progress: a step that has ended has nothing more to be waited for.
-fn tell(site: &Site, report: &StepReport) {
-    let up = matches!(report.ended, Ended::Unchanged | Ended::Installed);
-    if up && report.ended == Ended::Installed {
-        site.sink.emit(Event::Fixture { name: format!("{} (ready)", report.name), up });
     }
 }
 

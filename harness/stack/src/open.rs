@@ -71,6 +71,10 @@ pub async fn site(cluster: &Cluster, tools: Tools, sink: Arc<dyn EventSink>) -> 
         tools,
         kubeconfig: cluster.kubeconfig_path(),
         state_dir,
+        cpu_time: Arc::new({
+            let group = cluster.group();
+            move || group.cpu_time()
+        }),
         sink,
     })
 }

@@ -193,10 +193,14 @@ fn judge_one(capability: Capability, seen: &Seen) -> Availability {
     match capability {
         C::Nodes5 => when(seen.nodes >= 5, "fewer than five nodes; `shakedown up` makes five by default"),
         C::Nodes3cp => when(seen.control_planes >= 3, "fewer than three control planes; `shakedown up` makes three"),
-        C::NodesExec | C::EtcdAccess | C::ApiserverManifests => Availability::Unknown("the nodes were not asked".into()),
+        C::NodesExec | C::EtcdAccess | C::ApiserverManifests => {
+            Availability::Unknown("the nodes were not asked".into())
+        }
         C::Containerd => when(runtime("containerd://"), "the nodes run another container runtime"),
         C::Crio => when(runtime("cri-o://"), "the nodes do not run CRI-O; a cluster that does can prove it"),
-        C::Systemd => Availability::Absent("the nodes' services are not run by systemd; kind's nodes or real machines can prove it".into()),
+        C::Systemd => Availability::Absent(
+            "the nodes' services are not run by systemd; kind's nodes or real machines can prove it".into(),
+        ),
         C::Cilium => when(cilium, converge),
         C::CiliumKpr => when(
             cilium_says("kube-proxy-replacement", "true") && !workload("kube-system/kube-proxy"),
@@ -208,10 +212,9 @@ fn judge_one(capability: Capability, seen: &Seen) -> Availability {
         C::CiliumHubble => when(cilium_says("enable-hubble", "true"), "Hubble is off"),
         C::RegistryHttp => when(service("harbor/harbor"), converge),
         C::GitHttp => when(service("git/git-server") || service("gitea/gitea-http"), converge),
-        C::Argocd => when(
-            defined("applications.argoproj.io") && workload("argocd/argocd-application-controller"),
-            converge,
-        ),
+        C::Argocd => {
+            when(defined("applications.argoproj.io") && workload("argocd/argocd-application-controller"), converge)
+        }
         C::Kyverno => when(defined("clusterpolicies.kyverno.io"), "Kyverno is not installed"),
         C::Longhorn => when(defined("volumes.longhorn.io"), "Longhorn is not installed; it needs iSCSI in the kernel"),
         C::Velero => when(defined("backups.velero.io"), "Velero is not installed"),

@@ -25,7 +25,8 @@ pub async fn facts(client: &kube::Client, server: &str, nodes: &[Arc<dyn Node>])
     let (api_host, api_port) = host_and_port(server)
         .ok_or_else(|| StackError::Unfit(format!("the kubeconfig's server `{server}` is no https://HOST:PORT")))?;
     let of_role = |role: Role| nodes.iter().filter(move |n| n.role() == role);
-    let first = of_role(Role::ControlPlane).next().ok_or_else(|| StackError::Unfit("no control plane is known".into()))?;
+    let first =
+        of_role(Role::ControlPlane).next().ok_or_else(|| StackError::Unfit("no control plane is known".into()))?;
     let names = |role: Role| of_role(role).map(|n| n.name().to_owned()).collect::<Vec<_>>();
     let (control_planes, workers) = (names(Role::ControlPlane), names(Role::Worker));
     let (config, kube_nodes, dns, status, mounts, wireguard) = tokio::try_join!(

@@ -59,6 +59,8 @@ pub struct Site {
     pub kubeconfig: PathBuf,
     /// Directory for what must survive us (0700).
     pub state_dir: PathBuf,
+    /// Processor time of all the cluster's nodes so far.
+    pub cpu_time: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// Takes progress.
     pub sink: Arc<dyn EventSink>,
 }

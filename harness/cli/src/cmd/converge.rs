@@ -58,7 +58,10 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         converge::remove(&site, &name).await?;
         return Ok(Exit::OK);
     }
-    let report = converge::converge(&site, args.only.as_deref()).await?;
+    let report = converge::converge_telling(&site, args.only.as_deref(), &|step| {
+        ctx.progress.say(format!("{}: {} after {:.1} s", step.name, word(step.ended), step.look_s + step.install_s + step.ready_s));
+    })
+    .await?;
     ctx.progress.end();
     if ctx.json {
         ctx.print_json(&report)?;
@@ -81,26 +84,37 @@ fn plan_text(steps: &[PlannedStep]) -> String {
     text
 }
 
+fn word(ended: Ended) -> &'static str {
+    match ended {
+        Ended::Unchanged => "unchanged",
+        Ended::Installed => "installed",
+        Ended::Failed => "FAILED",
+        Ended::Blocked => "blocked",
+    }
+}
+
 fn report_text(report: &Report) -> String {
-    let mut text = format!("{:<18} {:<11} {:>8} {:>6} {:>8} {:>8}  waited for\n", "step", "", "began", "look", "install", "ready");
+    let mut text = format!(
+        "{:<18} {:<9} {:>8} {:>7} {:>8} {:>8} {:>8}  waited for\n",
+        "step", "", "began", "look", "install", "ready", "cpu"
+    );
     for step in &report.steps {
-        let ended = match step.ended {
-            Ended::Unchanged => "unchanged",
-            Ended::Installed => "installed",
-            Ended::Failed => "FAILED",
-            Ended::Blocked => "blocked",
-        };
         text.push_str(&format!(
-            "{:<18} {ended:<11} {:>7.1}s {:>5.1}s {:>7.1}s {:>7.1}s  {}\n",
-            step.name, step.began_s, step.look_s, step.install_s, step.ready_s, step.waited_for
+            "{:<18} {:<9} {:>7.1}s {:>6.1}s {:>7.1}s {:>7.1}s {:>7.1}s  {}\n",
+            step.name,
+            word(step.ended),
+            step.began_s,
+            step.look_s,
+            step.install_s,
+            step.ready_s,
+            step.cpu_s,
+            step.waited_for
         ));
-        if let Some(error) = &step.error {
-            for line in error.lines() {
-                text.push_str(&format!("    {line}\n"));
-            }
+        for line in step.error.iter().flat_map(|e| e.lines()) {
+            text.push_str(&format!("    {line}\n"));
         }
     }
-    let word = if report.converged { "converged" } else { "not converged" };
-    text.push_str(&format!("{word} after {:.1} s\n", report.seconds));
+    let state = if report.converged { "converged" } else { "not converged" };
+    text.push_str(&format!("{state} after {:.1} s and {:.1} CPU s of the nodes\n", report.seconds, report.cpu_seconds));
     text
 }

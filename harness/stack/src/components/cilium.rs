@@ -125,9 +125,7 @@ impl Component for Cilium {
 
 /// What the chart rolls out, by name.
 fn workloads() -> Vec<Value> {
-    let object = |kind: &str, name: &str| {
-        json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}})
-    };
+    let object = |kind: &str, name: &str| json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}});
     vec![object("DaemonSet", "cilium"), object("Deployment", "cilium-operator")]
 }
 
@@ -147,7 +145,8 @@ async fn restart_agents(site: &Site) -> Result<()> {
     }
     let api = site.applier.api("apps/v1", "DaemonSet", Some(NAMESPACE)).await?;
     let now = k8s_openapi::jiff::Timestamp::now().to_string();
-    let patch = json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}}}});
+    let patch =
+        json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}}}});
     api.patch(RELEASE, &PatchParams::default(), &Patch::Merge(patch))
         .await
         .map_err(|e| StackError::api("restart the Cilium agents", e))?;

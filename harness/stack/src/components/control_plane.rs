@@ -13,7 +13,7 @@ use kube::api::{Api, ListParams, PostParams};
 use serde::Deserialize;
 use shakedown_cluster::cluster::ETCDCTL;
 use shakedown_core::{Answer, Capability};
-use shakedown_node::{Exec, Node};
+use shakedown_node::{Exec, Node, Process};
 
 use crate::apply::is_away;
 use crate::component::{Component, State};
@@ -33,6 +33,8 @@ const REWRITE_BUDGET: Duration = Duration::from_secs(60);
 const RAW_BUDGET: Duration = Duration::from_secs(30);
 /// Signal that asks a process to end.
 const SIGTERM: i32 = 15;
+/// Signal that ends it.
+const SIGKILL: i32 = 9;
 
 /// The component.
 pub struct ControlPlane;
@@ -89,7 +91,8 @@ impl Component for ControlPlane {
                 found.push("the control planes have different keys".into());
             }
             if found.is_empty() {
-                found = plain_secrets(site).await?.into_iter().map(|k| format!("{k} is not encrypted in etcd")).collect();
+                found =
+                    plain_secrets(site).await?.into_iter().map(|k| format!("{k} is not encrypted in etcd")).collect();
             }
             Ok(State::of(&found))
         })
@@ -171,6 +174,7 @@ impl ControlPlane {
         if new == old && runs_with_additions(node).await? {
             return self.answers(site, node, None).await;
         }
+        let before = node.processes_called("kube-apiserver").await?;
         if new != old {
             node.write_file(names::APISERVER_MANIFEST, new.as_bytes(), 0o600).await?;
         }
@@ -179,7 +183,7 @@ impl ControlPlane {
             .wait(self.name(), &what, ROLL_BUDGET, || async {
                 match runs_with_additions(node).await {
                     Ok(true) => Answer::Ready(()),
-                    Ok(false) => Answer::NotYet("the process has not been replaced yet".into()),
+                    Ok(false) => self.end_deaf(site, node, &before).await,
                     Err(error) => Answer::NotYet(error.to_string()),
                 }
             })
@@ -194,11 +198,30 @@ impl ControlPlane {
         ready
     }
 
+    /// An apiserver that was told to end closes its port at once and then holds its open watches for the whole grace
+    /// period of its Pod, 30 s, answering nobody. Once it is deaf it is ended: it keeps no state.
+    async fn end_deaf(&self, site: &Site, node: &Arc<dyn Node>, old: &[Process]) -> Answer<()> {
+        let Some(member) = site.members.get(node.name()) else { return Answer::NotYet("no address is known".into()) };
+        let asked = match get_request("/livez") {
+            Ok(request) => member.request_text(request).await,
+            Err(error) => return Answer::Never(error.to_string()),
+        };
+        if !matches!(asked, Err(kube::Error::Service(_) | kube::Error::HyperError(_))) {
+            return Answer::NotYet("the old process still answers".into());
+        }
+        for process in old {
+            // Gone by itself is as good.
+            let _ = node.kill(process, SIGKILL).await;
+        }
+        Answer::NotYet("the old process is ending".into())
+    }
+
     /// Waits until a node's own apiserver is ready, and is another process than the one that started at `not`.
     async fn answers(&self, site: &Site, node: &Arc<dyn Node>, not: Option<u64>) -> Result<()> {
-        let member = site.members.get(node.name()).ok_or_else(|| {
-            StackError::Unfit(format!("no address is known for the apiserver of {}", node.name()))
-        })?;
+        let member = site
+            .members
+            .get(node.name())
+            .ok_or_else(|| StackError::Unfit(format!("no address is known for the apiserver of {}", node.name())))?;
         let what = format!("the apiserver on {} to be ready", node.name());
         site.wait(self.name(), &what, ROLL_BUDGET, || async {
             if not.is_some() && started(node).await.is_ok_and(|now| now.is_none() || now == not) {
@@ -211,6 +234,7 @@ impl ControlPlane {
             match member.request_text(request).await {
                 Ok(text) if text == "ok" => Answer::Ready(()),
                 Ok(text) => Answer::NotYet(text),
+                Err(kube::Error::Api(status)) => Answer::NotYet(status.message),
                 Err(error) => Answer::NotYet(error.to_string()),
             }
         })
@@ -306,7 +330,9 @@ async fn started(node: &Arc<dyn Node>) -> Result<Option<u64>> {
 async fn optional(node: &Arc<dyn Node>, path: &str) -> Result<Option<String>> {
     match node.read_text(path).await {
         Ok(text) => Ok(Some(text)),
-        Err(shakedown_node::NodeError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(shakedown_node::NodeError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }

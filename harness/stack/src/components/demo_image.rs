@@ -156,7 +156,5 @@ fn unpack(archive: &Path, to: &PathBuf) -> Result<()> {
     }
     std::fs::create_dir_all(to).map_err(|e| StackError::file(format!("make {}", to.display()), e))?;
     let file = File::open(archive).map_err(|e| StackError::file(format!("open {}", archive.display()), e))?;
-    tar::Archive::new(file)
-        .unpack(to)
-        .map_err(|e| StackError::file(format!("unpack {}", archive.display()), e))
+    tar::Archive::new(file).unpack(to).map_err(|e| StackError::file(format!("unpack {}", archive.display()), e))
 }

@@ -56,7 +56,8 @@ impl Component for GitContent {
     fn install<'a>(&'a self, site: &'a Site) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let record = record(site)?;
-            let committed = head(site).await?.is_some() && site.applier.drift(std::slice::from_ref(&record)).await?.is_empty();
+            let committed =
+                head(site).await?.is_some() && site.applier.drift(std::slice::from_ref(&record)).await?.is_empty();
             if committed {
                 return Ok(());
             }
@@ -100,10 +101,9 @@ impl Component for GitContent {
 fn content(site: &Site) -> Result<BTreeMap<&'static str, String>> {
     let vars = Vars::from([("IMAGE", site.facts.demo_image())]);
     let all = fill("guestbook", include_str!("../manifests/guestbook.yaml"), &vars)?;
-    let (service, deployment) = all.split_once("---\n").ok_or_else(|| StackError::Manifest {
-        name: "guestbook".into(),
-        why: "it is not two documents".into(),
-    })?;
+    let (service, deployment) = all
+        .split_once("---\n")
+        .ok_or_else(|| StackError::Manifest { name: "guestbook".into(), why: "it is not two documents".into() })?;
     Ok(BTreeMap::from([
         ("guestbook/guestbook-ui-svc.yaml", service.to_owned()),
         ("guestbook/guestbook-ui-deployment.yaml", deployment.to_owned()),
@@ -142,7 +142,9 @@ mod tests {
     #[test]
     fn the_head_is_found_behind_its_packet_length() {
         let id = "8088f4c0d970abb09e250248cc97e35623447cb5";
-        let text = format!("001e# service=git-upload-pack\n0000010c{id} HEAD\0symref=HEAD:refs/heads/main\n003d{id} refs/heads/main\n0000");
+        let text = format!(
+            "001e# service=git-upload-pack\n0000010c{id} HEAD\0symref=HEAD:refs/heads/main\n003d{id} refs/heads/main\n0000"
+        );
         assert_eq!(head_in(&text), Some(id.to_owned()));
         assert_eq!(head_in("001e# service=git-upload-pack\n0000"), None);
         assert_eq!(head_in("x refs/heads/main\n"), None);

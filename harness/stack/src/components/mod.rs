@@ -70,10 +70,8 @@ pub fn all() -> Vec<Box<dyn Component>> {
             gives: &[Capability::RegistryHttp],
             image: Some("registry"),
             objects: |site| {
-                let vars = Vars::from([
-                    ("IMAGE", site.tools.image("registry")?),
-                    ("DATA_NODE", site.facts.data_node.clone()),
-                ]);
+                let vars =
+                    Vars::from([("IMAGE", site.tools.image("registry")?), ("DATA_NODE", site.facts.data_node.clone())]);
                 filled("registry", include_str!("../manifests/registry.yaml"), &vars)
             },
             budget: SMALL,

@@ -30,7 +30,8 @@ impl Drop for Scratch {
 
 /// Starts the pair and waits until it is ready.
 pub async fn start() -> Scratch {
-    let bundle = Bundle::open(&CacheDir::for_caller().unwrap(), &Selection::core()).expect("run `shakedown bundle build`");
+    let bundle =
+        Bundle::open(&CacheDir::for_caller().unwrap(), &Selection::core()).expect("run `shakedown bundle build`");
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
     let ports: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
