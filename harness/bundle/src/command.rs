@@ -58,9 +58,10 @@ pub(crate) fn output(command: &mut Command, what: &str, log: &Path, hint: &'stat
 /// The command for `program` that the kernel ends when this process dies, however it dies; where `setpriv` is not
 /// installed it only ends with the terminal's Ctrl-C.
 pub(crate) fn bound_to_us(program: &str) -> Command {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("setpriv").is_file()));
-    if found {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    // A program that is not there is started plainly, so that the error names it and not `setpriv`.
+    if has("setpriv") && has(program) {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", program]);
         command
