@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use shakedown_core::{Event, EventSink};
 
-/// A wait is told again after this long, or when the last thing seen has changed.
+/// A wait is told again after this long.
 const REPEAT: Duration = Duration::from_secs(10);
 /// Shorter waits are not told at all.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ pub struct Progress {
 
 #[derive(Default)]
 struct State {
-    /// Who waits: since when, when it was last told, and the last thing seen then.
+    /// Who waits for what: since when, and when that was last told.
     waits: BTreeMap<String, Wait>,
     /// Who runs, and since when.
     running: BTreeMap<String, Instant>,
@@ -34,7 +34,6 @@ struct State {
 struct Wait {
     since: Instant,
     told: Option<Instant>,
-    seen: String,
 }
 
 impl Progress {
@@ -87,21 +86,20 @@ impl Progress {
         let _ = std::io::stderr().flush();
     }
 
-    fn waiting(&self, who: String, what: &str, last_seen: String) {
+    fn waiting(&self, who: &str, what: &str, last_seen: &str) {
         let now = Instant::now();
         let line = {
             let Ok(mut state) = self.state.lock() else { return };
             let key = format!("{who}: {what}");
-            let wait = state.waits.entry(key).or_insert_with(|| Wait { since: now, told: None, seen: String::new() });
+            let wait = state.waits.entry(key).or_insert_with(|| Wait { since: now, told: None });
             let due = match wait.told {
                 None => now - wait.since >= PATIENCE,
-                Some(told) => now - told >= REPEAT || (now - told >= PATIENCE && wait.seen != last_seen),
+                Some(told) => now - told >= REPEAT,
             };
             if !due {
                 return;
             }
             wait.told = Some(now);
-            wait.seen.clone_from(&last_seen);
             format!("{who}: waiting {:.0}s for {what}; last seen: {last_seen}", (now - wait.since).as_secs_f32())
         };
         self.say(line);
@@ -125,7 +123,7 @@ impl EventSink for Progress {
             }
             Event::Fixture { name, up: true } => self.say(format!("setting up {name}")),
             Event::Fixture { name, up: false } => self.say(format!("taking down {name}")),
-            Event::Waiting { who, what, last_seen } => self.waiting(who, &what, last_seen),
+            Event::Waiting { who, what, last_seen } => self.waiting(&who, &what, &last_seen),
             Event::BaselineStarted { check } => self.began(check),
             Event::ControlStarted { check } => self.began(format!("{check} control")),
             Event::BaselineFinished { check, .. } => {
