@@ -63,9 +63,7 @@ impl Cluster {
                 let directory = nodes::directory(&store, &state.name, &member.name);
                 // The specification of its last boot, layers included; before that, only its place is known.
                 let known = shakedown_node::namespace::load(&directory, member.role);
-                Arc::new(known.unwrap_or_else(|_| {
-                    nodes::machine(&store, &state, member, Vec::new(), layout.clone())
-                }))
+                Arc::new(known.unwrap_or_else(|_| nodes::machine(&store, &state, member, Vec::new(), layout.clone())))
             })
             .collect();
         Ok(Self { store, state, nodes, layout })
@@ -153,9 +151,11 @@ impl Cluster {
 
     fn member(&self, name: &str) -> Result<&Member> {
         self.machine(name)?;
-        self.state.members.iter().find(|m| m.name == name).ok_or_else(|| {
-            ClusterError::Usage(format!("cluster `{}` has no member `{name}`", self.state.name))
-        })
+        self.state
+            .members
+            .iter()
+            .find(|m| m.name == name)
+            .ok_or_else(|| ClusterError::Usage(format!("cluster `{}` has no member `{name}`", self.state.name)))
     }
 
     /// Address of the API before the load balancer: `https://ADDRESS:6443`.
@@ -232,9 +232,8 @@ pub const ETCDCTL: [&str; 8] = [
 pub async fn client(kubeconfig: &str, server: Option<&str>) -> Result<Client> {
     let unusable = |e: &dyn std::fmt::Display| ClusterError::Kubeconfig(e.to_string());
     let parsed = Kubeconfig::from_yaml(kubeconfig).map_err(|e| unusable(&e))?;
-    let mut config = kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
-        .await
-        .map_err(|e| unusable(&e))?;
+    let mut config =
+        kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await.map_err(|e| unusable(&e))?;
     if let Some(server) = server {
         config.cluster_url = server.parse().map_err(|e: http::uri::InvalidUri| unusable(&e))?;
     }

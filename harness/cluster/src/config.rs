@@ -136,7 +136,13 @@ imageGCHighThresholdPercent: 100
 
 /// A member that joins a living cluster: discovery by token and CA hash, as documented.
 #[must_use]
-pub fn join(state: &ClusterState, member: &Member, token: &str, ca_hash: &str, certificate_key: Option<&str>) -> String {
+pub fn join(
+    state: &ClusterState,
+    member: &Member,
+    token: &str,
+    ca_hash: &str,
+    certificate_key: Option<&str>,
+) -> String {
     let mut text = format!(
         "apiVersion: kubeadm.k8s.io/v1beta4
 kind: JoinConfiguration

@@ -70,23 +70,59 @@ pub fn judge(probes: &Probes) -> Vec<Item> {
     );
     for controller in ["cpu", "cpuset", "memory", "pids"] {
         let have = probes.controllers.iter().any(|c| c == controller);
-        add(&format!("controller {controller}"), need(have), yes(have), all, "switch it on (kernel parameter cgroup_enable)");
+        add(
+            &format!("controller {controller}"),
+            need(have),
+            yes(have),
+            all,
+            "switch it on (kernel parameter cgroup_enable)",
+        );
     }
     let freezer = probes.cgroup == Some(Version::V2) || probes.controllers.iter().any(|c| c == "freezer");
     add("freezer", want(freezer), yes(freezer), "no fault that lets a node hang", "mount the freezer hierarchy");
     kernel(probes, &mut add);
     let memory = probes.memory_available;
     let level = if memory < 2 * GIB { Level::Refused } else { want(memory >= 6 * GIB) };
-    add("memory", level, gib(memory), "five nodes with the whole stack want 6 GiB, one node 2 GiB", "free some, or `up --control-planes 1 --workers 0`");
+    add(
+        "memory",
+        level,
+        gib(memory),
+        "five nodes with the whole stack want 6 GiB, one node 2 GiB",
+        "free some, or `up --control-planes 1 --workers 0`",
+    );
     let disk = probes.disk_available;
     let level = if disk < 2 * GIB { Level::Refused } else { want(disk >= 10 * GIB) };
     add("disk", level, gib(disk), "bundle and five nodes want 10 GiB", "free some");
-    add("processors", want(probes.processors >= 2), probes.processors.to_string(), "everything takes longer", "use a machine with two or more");
-    add("open files", want(probes.open_files >= 16_384), probes.open_files.to_string(), "many pods exhaust it", "raise the hard limit (ulimit -Hn)");
+    add(
+        "processors",
+        want(probes.processors >= 2),
+        probes.processors.to_string(),
+        "everything takes longer",
+        "use a machine with two or more",
+    );
+    add(
+        "open files",
+        want(probes.open_files >= 16_384),
+        probes.open_files.to_string(),
+        "many pods exhaust it",
+        "raise the hard limit (ulimit -Hn)",
+    );
     let inotify = probes.inotify_instances;
     let level = want(inotify >= 1024 || probes.uid == 0);
-    add("inotify", level, format!("{inotify} instances, {} watches", probes.inotify_watches), "too few for a cluster", "`up` raises it, as root");
-    add("go", want(probes.tools.contains_key("go")), yes(probes.tools.contains_key("go")), "no bundle from source", "install Go, or unpack a packed bundle");
+    add(
+        "inotify",
+        level,
+        format!("{inotify} instances, {} watches", probes.inotify_watches),
+        "too few for a cluster",
+        "`up` raises it, as root",
+    );
+    add(
+        "go",
+        want(probes.tools.contains_key("go")),
+        yes(probes.tools.contains_key("go")),
+        "no bundle from source",
+        "install Go, or unpack a packed bundle",
+    );
     items
 }
 

@@ -14,7 +14,7 @@ use crate::state::{Phase, Store};
 use crate::{layer, names, nodes, residue};
 
 /// How long ended processes may take to be gone.
-const LEAVE: Duration = Duration::from_secs(5);
+const LEAVE: Duration = Duration::from_secs(30);
 
 /// Removes a cluster. One that is not there, or only in parts, is fine: what there is of it goes.
 ///
@@ -30,7 +30,11 @@ pub async fn down(store: &Store, name: &str) -> Result<()> {
         store.save(&state)?;
         let cluster = Cluster::from_state(store.clone(), state)?;
         let ended: Vec<Result<()>> = thread::scope(|scope| {
-            let all: Vec<_> = cluster.all_machines().iter().map(|m: &std::sync::Arc<NamespaceNode>| scope.spawn(|| m.cut())).collect();
+            let all: Vec<_> = cluster
+                .all_machines()
+                .iter()
+                .map(|m: &std::sync::Arc<NamespaceNode>| scope.spawn(|| m.cut()))
+                .collect();
             all.into_iter()
                 .map(|t| t.join().map_or_else(|_| Err(ClusterError::Usage("a thread ended badly".into())), |r| Ok(r?)))
                 .collect()

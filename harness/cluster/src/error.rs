@@ -10,7 +10,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ClusterError {
     /// A name that cannot be one.
-    #[error("`{name}` cannot be a cluster's name: {why}\nhint: lower-case letters, digits and `-`, a letter first, at most 32 characters")]
+    #[error(
+        "`{name}` cannot be a cluster's name: {why}\nhint: lower-case letters, digits and `-`, a letter first, at most 32 characters"
+    )]
     BadName {
         /// As given.
         name: String,
@@ -39,7 +41,9 @@ pub enum ClusterError {
         known: String,
     },
     /// Another process works on it.
-    #[error("cluster `{name}` is being worked on by process {holder}\nhint: wait for it, or end it; what it began is taken up again by the next `shakedown up`")]
+    #[error(
+        "cluster `{name}` is being worked on by process {holder}\nhint: wait for it, or end it; what it began is taken up again by the next `shakedown up`"
+    )]
     Locked {
         /// Cluster.
         name: String,

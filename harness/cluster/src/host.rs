@@ -12,11 +12,8 @@ use crate::error::{ClusterError, Result};
 use crate::state::{self, Store};
 
 /// Settings that we raise to at least this.
-const RAISED: [(&str, u64); 3] = [
-    ("fs/inotify/max_user_instances", 8192),
-    ("fs/inotify/max_user_watches", 524_288),
-    ("kernel/keys/maxkeys", 2000),
-];
+const RAISED: [(&str, u64); 3] =
+    [("fs/inotify/max_user_instances", 8192), ("fs/inotify/max_user_watches", 524_288), ("kernel/keys/maxkeys", 2000)];
 /// Settings that kubelets and network plugins write: not ours, but put back all the same.
 const WATCHED: [&str; 8] = [
     "vm/overcommit_memory",

@@ -28,16 +28,8 @@ const NOT_SECOND: &str = "certs,kubeconfig,etcd,control-plane,kubelet-start";
 /// Keys that all members share: (phase, file that it makes).
 const AUTHORITIES: [(&str, &str); 4] =
     [("ca", "ca.key"), ("front-proxy-ca", "front-proxy-ca.key"), ("etcd-ca", "etcd/ca.key"), ("sa", "sa.pub")];
-const SHARED: [&str; 8] = [
-    "ca.crt",
-    "ca.key",
-    "front-proxy-ca.crt",
-    "front-proxy-ca.key",
-    "etcd/ca.crt",
-    "etcd/ca.key",
-    "sa.key",
-    "sa.pub",
-];
+const SHARED: [&str; 8] =
+    ["ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "etcd/ca.crt", "etcd/ca.key", "sa.key", "sa.pub"];
 
 /// Where a cluster's authorities are on the host.
 fn pki(store: &Store, state: &ClusterState) -> PathBuf {
@@ -53,7 +45,11 @@ async fn on_host(parts: &Parts, arguments: &[&str]) -> Result<()> {
         message,
     };
     let output = command.output().await.map_err(|e| failed(e.to_string()))?;
-    if output.status.success() { Ok(()) } else { Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
 }
 
 /// Makes the authorities and the workers' own certificates, before any node runs.
@@ -96,8 +92,18 @@ async fn worker_identity(
         return Ok(());
     }
     let target = made.to_string_lossy().into_owned();
-    let argv =
-        ["init", "phase", "kubeconfig", "kubelet", "--config", config, "--node-name", &member.name, "--kubeconfig-dir", &target];
+    let argv = [
+        "init",
+        "phase",
+        "kubeconfig",
+        "kubelet",
+        "--config",
+        config,
+        "--node-name",
+        &member.name,
+        "--kubeconfig-dir",
+        &target,
+    ];
     on_host(parts, &argv).await?;
     Ok(())
 }

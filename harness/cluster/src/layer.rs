@@ -34,7 +34,11 @@ pub fn common(parts: &Parts, directory: &Path, restricted: bool) -> Result<PathB
             link_or_copy(&entry.path(), &layer.join("opt/cni/bin").join(entry.file_name()))?;
         }
         write_bytes(&layer.join("etc/containerd/config.toml"), config::containerd(restricted).as_bytes(), 0o644)?;
-        write_bytes(&layer.join("etc/crictl.yaml"), format!("runtime-endpoint: {}\n", config::CRI_SOCKET).as_bytes(), 0o644)?;
+        write_bytes(
+            &layer.join("etc/crictl.yaml"),
+            format!("runtime-endpoint: {}\n", config::CRI_SOCKET).as_bytes(),
+            0o644,
+        )?;
         for empty in ["etc/containerd/certs.d", "etc/kubernetes/manifests", "etc/cni/net.d"] {
             make(&layer.join(empty))?;
         }

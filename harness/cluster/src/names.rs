@@ -73,9 +73,7 @@ pub fn routed(routes: &str, candidate: u8) -> bool {
     let wanted = u32::from(address(candidate, 0));
     routes.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace().skip(1);
-        let number = |text: Option<&str>| {
-            text.and_then(|t| u32::from_str_radix(t, 16).ok()).map(u32::swap_bytes)
-        };
+        let number = |text: Option<&str>| text.and_then(|t| u32::from_str_radix(t, 16).ok()).map(u32::swap_bytes);
         let (Some(destination), Some(mask)) = (number(fields.next()), number(fields.nth(5))) else { return false };
         let common = mask & (u32::MAX << (32 - PREFIX));
         mask != 0 && destination & common == wanted & common

@@ -20,7 +20,13 @@ pub fn directory(store: &Store, cluster: &str, node: &str) -> PathBuf {
 
 /// A member as a machine. `lower`: the layers under its root, uppermost first.
 #[must_use]
-pub fn machine(store: &Store, state: &ClusterState, member: &Member, lower: Vec<PathBuf>, layout: Layout) -> NamespaceNode {
+pub fn machine(
+    store: &Store,
+    state: &ClusterState,
+    member: &Member,
+    lower: Vec<PathBuf>,
+    layout: Layout,
+) -> NamespaceNode {
     let directory = directory(store, &state.name, &member.name);
     let fabric = names::fabric(&state.name, state.subnet);
     let spec = BootSpec {
@@ -70,17 +76,16 @@ fn services(role: Role) -> Vec<Service> {
         return vec![service("haproxy", &format!("exec haproxy -W -db -f {HAPROXY}"), &[HAPROXY], &[])];
     }
     // The flags are those of kubeadm's own unit file for the kubelet.
-    let kubelet = format!(
+    let kubelet =
         "set -a; . /var/lib/kubelet/kubeadm-flags.env; [ ! -f /etc/default/kubelet ] || . /etc/default/kubelet
 exec kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kubeconfig=/etc/kubernetes/kubelet.conf \
---config=/var/lib/kubelet/config.yaml $KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS"
-    );
+--config=/var/lib/kubelet/config.yaml $KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS";
     let socket = CRI_SOCKET.trim_start_matches("unix://");
     vec![
         service("containerd", "exec containerd", &[], &[]),
         service(
             "kubelet",
-            &kubelet,
+            kubelet,
             &["/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env", socket],
             &["/etc/kubernetes/kubelet.conf", "/etc/kubernetes/bootstrap-kubelet.conf"],
         ),

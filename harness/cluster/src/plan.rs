@@ -48,11 +48,15 @@ fn grow(mut state: ClusterState, options: &UpOptions) -> Result<(ClusterState, V
         state.members.push(names::member(Role::LoadBalancer, 1, state.subnet, false));
     }
     let late = state.phase == Phase::Formed;
-    for (role, asked, default) in [(Role::ControlPlane, options.control_planes, 3), (Role::Worker, options.workers, 2)] {
+    for (role, asked, default) in [(Role::ControlPlane, options.control_planes, 3), (Role::Worker, options.workers, 2)]
+    {
         let have = state.with(role).count();
         let wanted = asked.unwrap_or(if first { default } else { have });
         if wanted > names::MOST || (role == Role::ControlPlane && wanted == 0) {
-            return Err(ClusterError::Usage(format!("{wanted} nodes of that kind cannot be\nhint: 1 to {} control planes, 0 to {0} workers", names::MOST)));
+            return Err(ClusterError::Usage(format!(
+                "{wanted} nodes of that kind cannot be\nhint: 1 to {} control planes, 0 to {0} workers",
+                names::MOST
+            )));
         }
         if wanted < have {
             return Err(ClusterError::Usage(format!(

@@ -55,7 +55,12 @@ impl Phases {
     ///
     /// # Errors
     /// Whatever the phase fails with.
-    pub async fn run<T, E>(&self, name: &str, waited_for: &str, phase: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    pub async fn run<T, E>(
+        &self,
+        name: &str,
+        waited_for: &str,
+        phase: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let (began, cpu) = (self.start.elapsed(), self.cpu_time());
         let result = phase.await;
         let time = PhaseTime {

@@ -111,14 +111,23 @@ fn member_id<'a>(list: &'a str, name: &str) -> Option<&'a str> {
 /// With the names that are missing.
 pub async fn registered(cluster: &Cluster, budget: Duration) -> Result<()> {
     let api: Api<KubeNode> = Api::all(first_client(cluster).await?);
-    let wanted: BTreeSet<String> =
-        cluster.state().members.iter().filter(|m| m.role != Role::LoadBalancer && !m.late).map(|m| m.name.clone()).collect();
+    let wanted: BTreeSet<String> = cluster
+        .state()
+        .members
+        .iter()
+        .filter(|m| m.role != Role::LoadBalancer && !m.late)
+        .map(|m| m.name.clone())
+        .collect();
     wait_for("every node to register", budget, || async {
         match api.list(&ListParams::default()).await {
             Ok(list) => {
                 let have: BTreeSet<String> = list.items.into_iter().filter_map(|n| n.metadata.name).collect();
                 let missing: Vec<_> = wanted.difference(&have).cloned().collect();
-                if missing.is_empty() { Answer::Ready(()) } else { Answer::NotYet(format!("missing: {}", missing.join(", "))) }
+                if missing.is_empty() {
+                    Answer::Ready(())
+                } else {
+                    Answer::NotYet(format!("missing: {}", missing.join(", ")))
+                }
             }
             Err(error) => Answer::NotYet(chain(&error)),
         }
@@ -214,7 +223,8 @@ mod tests {
             }))
             .unwrap()
         };
-        let lacking = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni";
+        let lacking =
+            "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni";
         assert!(reports(&node("True", "KubeletReady", "")).is_ok());
         assert!(reports(&node("False", "KubeletNotReady", lacking)).is_ok());
         assert!(reports(&node("False", "KubeletNotReady", "container runtime is down")).is_err());

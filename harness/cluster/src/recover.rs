@@ -31,7 +31,8 @@ pub async fn nodes(cluster: &Cluster) -> Result<Recovered> {
         machine.power(Power::Thaw).await?;
         recovered.thawed.push(machine.name().to_owned());
     }
-    let dead: Vec<_> = machines.iter().filter(|m| m.state() == NodeState::Stopped && !m.spec().lower.is_empty()).collect();
+    let dead: Vec<_> =
+        machines.iter().filter(|m| m.state() == NodeState::Stopped && !m.spec().lower.is_empty()).collect();
     if !dead.is_empty() && !fabric.exists() {
         return Err(crate::ClusterError::Usage(format!(
             "cluster `{0}` is stopped: its network is gone\nhint: `shakedown up --name {0}` rebuilds it",

@@ -69,10 +69,8 @@ pub fn find(store: &Store) -> Result<Vec<Residue>> {
             kept.insert(name);
         }
     }
-    let mut found: Vec<Residue> = everything(store)?
-        .into_iter()
-        .filter(|r| r.cluster.as_ref().is_none_or(|c| !kept.contains(c)))
-        .collect();
+    let mut found: Vec<Residue> =
+        everything(store)?.into_iter().filter(|r| r.cluster.as_ref().is_none_or(|c| !kept.contains(c))).collect();
     if kept.is_empty() {
         for (name, before, now) in HostSettings::new(store).changed()? {
             found.push(Residue::new(Kind::Setting, format!("{name} is {now}, was {before}"), None));
@@ -96,11 +94,14 @@ pub fn everything(store: &Store) -> Result<Vec<Residue>> {
     found.extend(groups(&layout));
     found.extend(links(store));
     found.extend(mounts(store)?);
-    found.extend(nft::ours()?.into_iter().map(|t| Residue::new(Kind::Firewall, format!("nftables table {}", t.name), None)));
+    found.extend(
+        nft::ours()?.into_iter().map(|t| Residue::new(Kind::Firewall, format!("nftables table {}", t.name), None)),
+    );
     found.extend(sys::loops().into_iter().filter_map(|device| {
         let (cluster, marked) = owner_of_path(store, &device.file);
         let what = format!("{} on {}", device.device.display(), device.file.display());
-        (marked || device.file.to_string_lossy().contains("shakedown")).then(|| Residue::new(Kind::Loop, what, cluster.as_deref()))
+        (marked || device.file.to_string_lossy().contains("shakedown"))
+            .then(|| Residue::new(Kind::Loop, what, cluster.as_deref()))
     }));
     for name in store.names() {
         found.push(Residue::new(Kind::Directory, store.directory(&name).display().to_string(), Some(&name)));

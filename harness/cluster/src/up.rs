@@ -19,10 +19,10 @@ use crate::doctor;
 use crate::error::{ClusterError, Result};
 use crate::names;
 use crate::parts::Parts;
+use crate::plan::plan;
 use crate::progress::{Lines, PhaseTime, Phases};
 use crate::ready;
 use crate::state::{self, ClusterState, Member, Phase, Store, write_bytes};
-use crate::plan::plan;
 use crate::{kubeadm, layer, nodes};
 
 /// How many nodes and where.
@@ -104,8 +104,16 @@ impl Work<'_> {
         let phases = self.phases.clone();
         // The fabric and the keys need nothing of each other; neither do the nodes' directories.
         let (directories, ()) = try_join(
-            phases.run("network, keys", "two helper processes and kubeadm's keys", try_join(self.directories(restricted), self.fabric())),
-            phases.run("authorities", "kubeadm on the host", kubeadm::authorities(self.parts, &self.store, &self.state)),
+            phases.run(
+                "network, keys",
+                "two helper processes and kubeadm's keys",
+                try_join(self.directories(restricted), self.fabric()),
+            ),
+            phases.run(
+                "authorities",
+                "kubeadm on the host",
+                kubeadm::authorities(self.parts, &self.store, &self.state),
+            ),
         )
         .await?;
         let (lower, ()) = directories;
@@ -125,7 +133,9 @@ impl Work<'_> {
         let late: Vec<_> = self.state.members.iter().filter(|m| m.late).cloned().collect();
         self.join(&machines, &late).await?;
         let cluster = Cluster::from_state(self.store.clone(), self.state.clone())?;
-        phases.run("ready", "every apiserver, member of etcd and node", ready::complete(&cluster, CONTROL_PLANE)).await?;
+        phases
+            .run("ready", "every apiserver, member of etcd and node", ready::complete(&cluster, CONTROL_PLANE))
+            .await?;
         Ok(())
     }
 
@@ -221,12 +231,14 @@ impl Work<'_> {
         phases.run("API", "etcd's first election, apiservers", ready::apis(&cluster, CONTROL_PLANE)).await?;
         let Some((first, others)) = control.split_first() else { return Ok(()) };
         let registered = async {
-            try_join_all(workers.iter().map(|n| kubeadm::identify_worker(&self.store, &self.state, n.as_ref()))).await?;
+            try_join_all(workers.iter().map(|n| kubeadm::identify_worker(&self.store, &self.state, n.as_ref())))
+                .await?;
             try_join_all(control.iter().map(|n| hurry_kubelet(&cluster, n))).await?;
             ready::registered(&cluster, CONTROL_PLANE).await
         };
         phases.run("nodes", "kubelets register", registered).await?;
-        let finished = try_join(kubeadm::finish(first.as_ref()), try_join_all(others.iter().map(|n| kubeadm::mark(n.as_ref()))));
+        let finished =
+            try_join(kubeadm::finish(first.as_ref()), try_join_all(others.iter().map(|n| kubeadm::mark(n.as_ref()))));
         phases.run("configuration", "kubeadm's uploads, token and marks", finished).await?;
         Ok(())
     }

@@ -1,4 +1,5 @@
 //! One machine made of namespaces, without Kubernetes on it.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 mod common;
 
@@ -84,7 +85,8 @@ async fn commands(node: &dyn Node) {
     gone(node, "5432").await;
     // What is detached goes on.
     node.exec(Exec::new(["sleep", "6543"]).detached()).await.unwrap();
-    let found: Vec<_> = node.processes().await.unwrap().into_iter().filter(|p| p.argv.contains(&"6543".into())).collect();
+    let found: Vec<_> =
+        node.processes().await.unwrap().into_iter().filter(|p| p.argv.contains(&"6543".into())).collect();
     assert_eq!(found.len(), 1);
     node.kill(&found[0], 9).await.unwrap();
     gone(node, "6543").await;

@@ -1,4 +1,5 @@
 //! Residue is found: one of each kind is planted, found, taken away, and not found any more.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -18,7 +19,10 @@ const NAME: &str = "planted";
 /// Kinds found that belong to the planted cluster (or, where a thing cannot tell, to nobody).
 fn kinds(store: &Store) -> BTreeSet<Kind> {
     let ours = |what: &str, cluster: Option<&str>| {
-        cluster == Some(NAME) || what.contains(&names::host_link(NAME)) || what.contains("shakedown-planted") || what.starts_with("kernel/")
+        cluster == Some(NAME)
+            || what.contains(&names::host_link(NAME))
+            || what.contains("shakedown-planted")
+            || what.starts_with("kernel/")
     };
     find(store).unwrap().into_iter().filter(|r| ours(&r.what, r.cluster.as_deref())).map(|r| r.kind).collect()
 }
@@ -48,12 +52,8 @@ fn component_every_kind_of_residue_is_found() {
     nft::add(&table).unwrap();
     let group = Group::cluster(Layout::detect().unwrap(), NAME);
     group.create().unwrap();
-    let mut child = Command::new("sleep")
-        .arg("600")
-        .env(OWNER, format!("{NAME}/cp-1"))
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        Command::new("sleep").arg("600").env(OWNER, format!("{NAME}/cp-1")).stdin(Stdio::null()).spawn().unwrap();
     // A setting that is recorded with another value than it has; the setting itself is left alone.
     let before = BTreeMap::from([("kernel/panic".to_owned(), "12345".to_owned())]);
     let journal = store.root().join(".host.json");

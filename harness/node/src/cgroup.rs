@@ -338,8 +338,8 @@ fn inherit_cpuset(parent: &Path, child: &Path) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let have = fs::read_to_string(child.join(file)).unwrap_or_default();
         if have.trim().is_empty() {
-            let value = fs::read_to_string(parent.join(file))
-                .map_err(|e| NodeError::file("read", parent.join(file), e))?;
+            let value =
+                fs::read_to_string(parent.join(file)).map_err(|e| NodeError::file("read", parent.join(file), e))?;
             write(&child.join(file), value.trim())?;
         }
     }

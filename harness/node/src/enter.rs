@@ -81,7 +81,10 @@ fn join_and_run(request: &Enter) -> Result<i32> {
     let lifeline = request.lifeline.and_then(|fd| File::open(format!("/proc/self/fd/{fd}")).ok());
     // After opening: now the descriptors are known to be this process's and not a successor's.
     if start_time(request.pid) != Some(request.started) {
-        return Err(NodeError::system("enter the node: its first process is gone", io::Error::from(io::ErrorKind::NotFound)));
+        return Err(NodeError::system(
+            "enter the node: its first process is gone",
+            io::Error::from(io::ErrorKind::NotFound),
+        ));
     }
     Group::new(Layout::detect()?, &request.group).join_leaf(std::process::id().cast_signed())?;
     for (file, kind) in &namespaces {

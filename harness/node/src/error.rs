@@ -32,7 +32,9 @@ pub enum NodeError {
         node: String,
     },
     /// A command in the node ran out of its time.
-    #[error("`{command}` on node {node} was still running after {seconds} s and was ended\nhint: the node may be frozen or starved; see `shakedown logs {node}`")]
+    #[error(
+        "`{command}` on node {node} was still running after {seconds} s and was ended\nhint: the node may be frozen or starved; see `shakedown logs {node}`"
+    )]
     TimedOut {
         /// Node name.
         node: String,

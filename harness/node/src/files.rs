@@ -126,8 +126,12 @@ fn remove_at(directory: &OwnedFd, name: &str) -> std::result::Result<(), Errno> 
     }
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut inside = Dir::openat(directory, name, flags, Mode::empty())?;
-    let names: Vec<String> =
-        inside.iter().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n != "." && n != "..").collect();
+    let names: Vec<String> = inside
+        .iter()
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|n| n != "." && n != "..")
+        .collect();
     let inside = nix::fcntl::openat(directory, name, flags, Mode::empty())?;
     for inner in names {
         remove_at(&inside, &inner)?;

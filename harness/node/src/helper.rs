@@ -34,7 +34,10 @@ pub fn executable() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let own = std::env::current_exe().map_err(|_| NodeError::NoExecutable)?;
-    if own.file_name().is_some_and(|n| n.to_string_lossy().starts_with("shakedown") && !n.to_string_lossy().contains('-')) {
+    if own
+        .file_name()
+        .is_some_and(|n| n.to_string_lossy().starts_with("shakedown") && !n.to_string_lossy().contains('-'))
+    {
         // A running executable that was replaced on disk is still there under this name.
         return Ok("/proc/self/exe".into());
     }

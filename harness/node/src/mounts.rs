@@ -63,11 +63,7 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
         make_directory(to)?;
     } else {
         to.parent().map_or(Ok(()), make_directory)?;
-        fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(to)
-            .map_err(|e| NodeError::file("make", to, e))?;
+        fs::OpenOptions::new().create(true).append(true).open(to).map_err(|e| NodeError::file("make", to, e))?;
     }
     mount(Some(from), to, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .map_err(|e| NodeError::file("mount on", to, e))
@@ -135,9 +131,13 @@ fn devices(root: &Path) -> Result<()> {
     fresh(&dev.join("pts"), "devpts", flags | MsFlags::MS_NOEXEC, Some("newinstance,ptmxmode=0666,mode=0620"))?;
     fresh(&dev.join("shm"), "tmpfs", flags | MsFlags::MS_NODEV, Some("mode=1777"))?;
     fresh(&dev.join("mqueue"), "mqueue", flags | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None)?;
-    for (name, target) in
-        [("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
-    {
+    for (name, target) in [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
         symlink(target, dev.join(name)).map_err(|e| NodeError::file("link", dev.join(name), e))?;
     }
     Ok(())

@@ -23,7 +23,7 @@ use crate::process::{lifeline, look, start_time};
 /// File name of a node's boot specification beside its directories.
 pub const SPEC: &str = "node.json";
 /// How long ended processes may take to leave their control group.
-const LEAVE: Duration = Duration::from_secs(3);
+const LEAVE: Duration = Duration::from_secs(30);
 
 /// A node made of namespaces; its state is looked up in the kernel each time, nothing is remembered.
 #[derive(Debug, Clone)]
@@ -174,7 +174,8 @@ impl Node for NamespaceNode {
             let gone = || io::Error::from_raw_os_error(nix::libc::ESRCH);
             let action = || format!("signal process {} of node {}", process.pid, self.spec.node);
             let signal = Signal::try_from(signal).map_err(|e| NodeError::system(action(), e))?;
-            let ours = self.group().processes().contains(&process.pid) && start_time(process.pid) == Some(process.started);
+            let ours =
+                self.group().processes().contains(&process.pid) && start_time(process.pid) == Some(process.started);
             if !ours {
                 return Err(NodeError::system(action(), gone()));
             }

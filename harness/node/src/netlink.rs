@@ -109,9 +109,8 @@ impl Netlink {
     /// When the kernel refuses the socket.
     pub fn open() -> Result<Self> {
         let failed = |source: Errno| NodeError::Link { action: "open the routing socket".into(), source };
-        let fd =
-            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
-                .map_err(failed)?;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
+            .map_err(failed)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(failed)?;
         Ok(Self { socket: fd })
     }
@@ -149,7 +148,13 @@ impl Netlink {
     ///
     /// # Errors
     /// As [`Netlink::add_link`].
-    pub fn add_veth(&self, name: &str, peer: &str, peer_namespace: Option<RawFd>, peer_mac: Option<[u8; 6]>) -> Result<()> {
+    pub fn add_veth(
+        &self,
+        name: &str,
+        peer: &str,
+        peer_namespace: Option<RawFd>,
+        peer_mac: Option<[u8; 6]>,
+    ) -> Result<()> {
         let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
         message.link_header(0, 0, 0).text(IFLA_IFNAME, name).nested(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, |data| {

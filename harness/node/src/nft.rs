@@ -75,7 +75,8 @@ pub fn add(table: &Table) -> Result<()> {
 }
 
 fn change(kind: u16, flags: u16, table: &Table) -> Result<()> {
-    let failed = |source: Errno| NodeError::Link { action: format!("change the nftables table {}", table.name), source };
+    let failed =
+        |source: Errno| NodeError::Link { action: format!("change the nftables table {}", table.name), source };
     let socket = open().map_err(failed)?;
     let mut body = header(table.family, 0);
     let mut name = table.name.clone().into_bytes();

@@ -59,5 +59,9 @@ impl Drop for Name {
 /// What is left on the host of one cluster.
 pub fn left_of(name: &str) -> Vec<String> {
     let everything = shakedown_cluster::residue::everything(&Store::default()).unwrap();
-    everything.into_iter().filter(|r| r.cluster.as_deref() == Some(name)).map(|r| format!("{:?} {}", r.kind, r.what)).collect()
+    everything
+        .into_iter()
+        .filter(|r| r.cluster.as_deref() == Some(name))
+        .map(|r| format!("{:?} {}", r.kind, r.what))
+        .collect()
 }
