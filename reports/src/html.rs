@@ -10,6 +10,7 @@ mod matrix;
 
 use std::fmt::Write as _;
 
+use jiff::Timestamp;
 use shakedown_core::{Evidence, EvidenceRecord, Statement, Verdict};
 
 use crate::schema::{Report, StatementStatus};
@@ -79,10 +80,9 @@ fn header(out: &mut String, report: &Report) {
     let answered = format!("of {} documented sentences", report.statements.total);
     tile(out, "answered", &report.statements.checked.to_string(), "", &answered);
     out.push_str("</dl>\n<dl class=\"facts\">\n");
-    let finished = run.finished.map_or_else(|| "not finished".to_owned(), |at| at.to_string());
     fact(out, "run", &run.id);
-    fact(out, "started", &run.started.to_string());
-    fact(out, "finished", &finished);
+    fact(out, "started", &run.started.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
+    fact(out, "took", &run.finished.map_or_else(|| "not finished".to_owned(), |at| took(run.started, at)));
     fact(out, "provisioner", &run.provisioner);
     fact(out, "seed", &run.seed.to_string());
     let versions: Vec<String> = run.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
@@ -92,6 +92,12 @@ fn header(out: &mut String, report: &Report) {
         "</dl>\n<nav><a href=\"#attention\">attention</a> <a href=\"#checks\">checks</a> \
                   <a href=\"#documents\">documents</a></nav>\n</header>\n",
     );
+}
+
+/// The time between, in minutes and seconds.
+fn took(from: Timestamp, to: Timestamp) -> String {
+    let seconds = to.duration_since(from).as_secs();
+    format!("{} min {} s", seconds / 60, seconds % 60)
 }
 
 /// The run in one word, as its exit code says it.

@@ -1,6 +1,6 @@
 //! Every document with its sentences, what became of each, and the checks that answer it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use shakedown_core::{Here, Statement};
@@ -38,8 +38,9 @@ pub fn section(out: &mut String, page: &Page<'_>) {
             StatementStatus::ALL.iter().map(|wanted| format!("{} {}", count(*wanted), wanted.name())).collect();
         let _ = writeln!(
             out,
-            "<details class=\"document\"><summary>{} <span class=\"count\">{}</span></summary>\n<ol>",
+            "<details class=\"document\"><summary>{} <b>{}</b> <span class=\"count\">{}</span></summary>\n<ol>",
             esc(source),
+            esc(&prefixes(&statements)),
             counts.join(", ")
         );
         let mut place = "";
@@ -54,6 +55,12 @@ pub fn section(out: &mut String, page: &Page<'_>) {
         out.push_str("</ol>\n</details>\n");
     }
     out.push_str("</section>\n");
+}
+
+/// What a document is about, by the prefixes of its statements: its file name alone tells a reader nothing.
+fn prefixes(statements: &[&Statement]) -> String {
+    let prefixes: BTreeSet<&str> = statements.iter().filter_map(|s| Some(s.id.split_once('-')?.0)).collect();
+    prefixes.into_iter().collect::<Vec<_>>().join(" ")
 }
 
 fn sentence(out: &mut String, statement: &Statement, status: StatementStatus, answered_by: &[&str]) {
