@@ -10,6 +10,18 @@ mod psa;
 mod psa_levels;
 #[path = "../rbac/checks.rs"]
 mod rbac;
+#[path = "../encryption/checks.rs"]
+mod encryption;
+#[path = "../etcd/checks.rs"]
+mod etcd;
+#[path = "../kube-proxy-replacement/checks.rs"]
+mod kube_proxy_replacement;
+#[path = "../maglev/checks.rs"]
+mod maglev;
+#[path = "../registry/checks.rs"]
+mod registry;
+#[path = "../wireguard/checks.rs"]
+mod wireguard;
 
 use std::collections::BTreeMap;
 
@@ -18,7 +30,7 @@ use shakedown_words::Platform;
 
 /// Every check of every area, in the order of the areas; each area lists its own in an explicit table.
 pub fn checks() -> Vec<Check<Platform>> {
-    [argocd::checks(), psa::checks(), psa_levels::checks(), rbac::checks()].into_iter().flatten().collect()
+    [argocd::checks(), psa::checks(), psa_levels::checks(), rbac::checks(), encryption::checks(), etcd::checks(), kube_proxy_replacement::checks(), maglev::checks(), registry::checks(), wireguard::checks()].into_iter().flatten().collect()
 }
 
 /// Statement to the ids of the checks that assert it.

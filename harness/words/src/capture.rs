@@ -45,7 +45,8 @@ pub async fn during<T>(
     last: &str,
     meanwhile: impl Future<Output = Result<T, ObserveError>>,
 ) -> Result<(T, BTreeMap<String, Summary>), ObserveError> {
-    let folders: Vec<String> = taps.iter().map(|tap| format!("/run/{}", cx.name(&format!("capture-{}", tap.name)))).collect();
+    let folders: Vec<String> =
+        taps.iter().map(|tap| format!("/run/{}", cx.name(&format!("capture-{}", tap.name)))).collect();
     let running = join_all(taps.iter().zip(&folders).map(|(tap, folder)| capture(platform, tap, folder)));
     let driving = async {
         let outcome = async {
@@ -55,12 +56,18 @@ pub async fn during<T>(
             meanwhile.await
         }
         .await;
-        if let (Ok(_), Some(tap), Some(folder), Some(text)) = (&outcome, taps.first(), folders.first(), texts.get(last)) {
+        if let (Ok(_), Some(tap), Some(folder), Some(text)) = (&outcome, taps.first(), folders.first(), texts.get(last))
+        {
             written(platform, tap, folder, text).await;
         }
         for (tap, folder) in taps.iter().zip(&folders) {
             let stop = format!("{folder}/stop");
-            platform.machine(&tap.node).map_err(ObserveError::no_ground)?.write(&stop, b"", 0o600).await.map_err(ObserveError::harness)?;
+            platform
+                .machine(&tap.node)
+                .map_err(ObserveError::no_ground)?
+                .write(&stop, b"", 0o600)
+                .await
+                .map_err(ObserveError::harness)?;
         }
         outcome
     };
@@ -89,7 +96,9 @@ async fn capture(platform: &Platform, tap: &Tap, folder: &str) -> Result<Vec<u8>
         interface = tap.interface,
         filter = tap.filter,
     );
-    script(platform, &tap.node, &text, START + Duration::from_secs(u64::from(TURNS) / 20)).await.map_err(ObserveError::no_ground)
+    script(platform, &tap.node, &text, START + Duration::from_secs(u64::from(TURNS) / 20))
+        .await
+        .map_err(ObserveError::no_ground)
 }
 
 /// Waits until the capture is running: its file has a head, and its log says that it listens.

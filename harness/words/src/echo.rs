@@ -75,10 +75,16 @@ impl Fixture<Platform> for Echo {
         let number = |object: &Value, field: &str| object["status"][field].as_u64().unwrap_or_default();
         platform
             .until(&daemons, "echo server on every node", READY, |object| match object {
-                Some(o) if number(o, "numberReady") > 0 && number(o, "numberReady") == number(o, "desiredNumberScheduled") => {
+                Some(o)
+                    if number(o, "numberReady") > 0
+                        && number(o, "numberReady") == number(o, "desiredNumberScheduled") =>
+                {
                     Answer::Ready(())
                 }
-                Some(o) => Answer::NotYet(format!("{} of {} ready", o["status"]["numberReady"], o["status"]["desiredNumberScheduled"])),
+                Some(o) => Answer::NotYet(format!(
+                    "{} of {} ready",
+                    o["status"]["numberReady"], o["status"]["desiredNumberScheduled"]
+                )),
                 None => Answer::NotYet("not there".into()),
             })
             .await

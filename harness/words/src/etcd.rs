@@ -23,27 +23,49 @@ pub const CERT: &str = "/etc/kubernetes/pki/etcd/server.crt";
 /// Its key (ETCD-004).
 pub const KEY: &str = "/etc/kubernetes/pki/etcd/server.key";
 
-/// Longest wait for one command: a member that is stopped must not use up a control's budget.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Longest wait for a look: a member that is stopped must not use up a control's budget.
+const LOOK: u32 = 2;
+/// Longest wait for a change, seconds: it has to come through, also on a machine with much to do.
+const CHANGE: u32 = 20;
+
+/// How long the command may take beside its own patience.
+const COMMAND: Duration = Duration::from_secs(30);
 
 /// Finds the client on the node or, where it is not installed there, in the member's own container.
 const FIND_CLIENT: &str = r#"c=$(command -v etcdctl) || c=/proc/$(pgrep -xo etcd)/root/usr/local/bin/etcdctl"#;
 
-/// The command line of a client call on a control plane, with the documented endpoint and certificates.
+/// The command line of a look at a member from its control plane, with the documented endpoint and certificates.
 pub fn etcdctl(args: &[&str]) -> Vec<String> {
+    client(LOOK, args)
+}
+
+/// The command line of a change, likewise.
+pub fn etcdctl_change(args: &[&str]) -> Vec<String> {
+    client(CHANGE, args)
+}
+
+fn client(seconds: u32, args: &[&str]) -> Vec<String> {
     let script = format!(
-        r#"{FIND_CLIENT}; exec "$c" --endpoints={ENDPOINT} --cacert={CA} --cert={CERT} --key={KEY} --dial-timeout=1s --command-timeout=3s "$@""#
+        r#"{FIND_CLIENT}; exec "$c" --endpoints={ENDPOINT} --cacert={CA} --cert={CERT} --key={KEY} --dial-timeout={seconds}s --command-timeout={seconds}s "$@""#
     );
     let head = ["/bin/sh".to_owned(), "-c".to_owned(), script, "etcdctl".to_owned()];
     head.into_iter().chain(args.iter().map(|&arg| arg.to_owned())).collect()
 }
 
-/// Runs the client on a control plane.
+/// Looks at a member from its control plane.
 ///
 /// # Errors
 /// The node cannot be reached. A member that does not answer is an exit code.
 pub async fn ask(platform: &Platform, node: &str, args: &[&str]) -> Result<Ran, MachineError> {
-    run(platform, node, &etcdctl(args), PATIENCE).await
+    run(platform, node, &etcdctl(args), COMMAND).await
+}
+
+/// Changes something through a member.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn change(platform: &Platform, node: &str, args: &[&str]) -> Result<Ran, MachineError> {
+    run(platform, node, &etcdctl_change(args), COMMAND).await
 }
 
 /// What a member says of itself.

@@ -118,11 +118,7 @@ pub async fn ask_agents(
     let argv: Vec<&str> = std::iter::once(AGENT_CLIENT).chain(args.iter().copied()).collect();
     let runs = agents.values().map(|pod| exec(platform, SYSTEM, pod, AGENT_CONTAINER, &argv, budget));
     let runs = join_all(runs).await;
-    agents
-        .into_keys()
-        .zip(runs)
-        .map(|(node, ran)| Ok((node, ran.map_err(ObserveError::no_ground)?)))
-        .collect()
+    agents.into_keys().zip(runs).map(|(node, ran)| Ok((node, ran.map_err(ObserveError::no_ground)?))).collect()
 }
 
 /// Runs `cilium-dbg` on every node and understands its JSON.

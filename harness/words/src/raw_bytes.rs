@@ -167,7 +167,7 @@ async fn read(
     texts: &[&str],
 ) -> Result<Held, crate::machine::MachineError> {
     let argv = etcd::etcdctl(&["get", below, "--prefix", "--consistency=s", "-w", "json"]);
-    let output = platform.machine(node)?.exec(&argv, &[], std::time::Duration::from_secs(8)).await?;
+    let output = platform.machine(node)?.exec(&argv, &[], std::time::Duration::from_secs(30)).await?;
     if output.code != 0 {
         return Ok(Held { silent: Some(output.complaint()), values: BTreeMap::new() });
     }
@@ -249,21 +249,22 @@ impl Sabotage<Platform> for StoredInClear {
 
     async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
         let node = first_member(platform)?;
-        let held = etcd::ask(platform, &node, &["get", CLEAR_KEY, "--count-only", "-w", "fields"]).await;
+        let held = etcd::change(platform, &node, &["get", CLEAR_KEY, "--count-only", "-w", "fields"]).await;
         let held = held.map_err(PlantError::new)?;
         if !held.stdout.contains("\"Count\" : 0") {
             return Err(PlantError::new(format!("{CLEAR_KEY} is there already, or etcd is silent: {}", held.brief())));
         }
-        Ok(vec![UndoStep::RunOnNode { node, argv: etcd::etcdctl(&["del", CLEAR_KEY]), tolerate_failure: false }])
+        Ok(vec![UndoStep::RunOnNode { node, argv: etcd::etcdctl_change(&["del", CLEAR_KEY]), tolerate_failure: false }])
     }
 
     async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
         let node = first_member(platform)?;
-        let put = etcd::ask(platform, &node, &["put", CLEAR_KEY, CLEAR_VALUE]).await.map_err(PlantError::new)?;
+        let put = etcd::change(platform, &node, &["put", CLEAR_KEY, CLEAR_VALUE]).await.map_err(PlantError::new)?;
         if !put.ok() {
             return Err(PlantError::new(put.brief()));
         }
-        let back = etcd::ask(platform, &node, &["get", CLEAR_KEY, "--print-value-only"]).await.map_err(PlantError::new)?;
+        let back =
+            etcd::change(platform, &node, &["get", CLEAR_KEY, "--print-value-only"]).await.map_err(PlantError::new)?;
         if back.stdout == CLEAR_VALUE { Ok(()) } else { Err(PlantError::new("the value did not come back as written")) }
     }
 }
@@ -304,7 +305,11 @@ mod tests {
         let bytes: Vec<u8> = prefix.bytes().chain(*b"noise").collect();
         let values = BTreeMap::from([("/registry/secrets/a/b".to_owned(), RawValue::of(&bytes, 1, &["noise"]))]);
         let members = ["cp-1", "cp-2"].map(|n| (n.to_owned(), Held { silent: None, values: values.clone() }));
-        RawBytes { below: "/registry/secrets/".into(), in_api: vec!["/registry/secrets/a/b".into()], members: members.into() }
+        RawBytes {
+            below: "/registry/secrets/".into(),
+            in_api: vec!["/registry/secrets/a/b".into()],
+            members: members.into(),
+        }
     }
 
     fn codes(seen: &RawBytes) -> Vec<String> {
@@ -321,7 +326,13 @@ mod tests {
         assert_eq!(all_begin_with(PREFIX, 2).judge(&good), Judgement::Pass);
         assert_eq!(codes(&seen(PREFIX)), ["text-in-clear", "text-in-clear"]);
         let mut other = good.clone();
-        other.members.get_mut("cp-2").unwrap().values.values_mut().for_each(|v| v.prefix = "k8s:enc:aescbc:v1:key2:".into());
+        other
+            .members
+            .get_mut("cp-2")
+            .unwrap()
+            .values
+            .values_mut()
+            .for_each(|v| v.prefix = "k8s:enc:aescbc:v1:key2:".into());
         assert_eq!(codes(&other), ["other-prefix"]);
         let mut clear = good.clone();
         clear.members.get_mut("cp-1").unwrap().values.values_mut().for_each(|v| v.prefix = "k8s\\x00".into());

@@ -132,7 +132,9 @@ fn texts(cx: &Cx, from: &End, to: &End) -> Result<BTreeMap<String, Vec<u8>>, Obs
         .map(|way| (way.to_owned(), format!("shakedown-{}", cx.name(way)).into_bytes()))
         .into();
     let address = |text: &str| {
-        text.parse::<std::net::Ipv4Addr>().map(|a| a.octets()).map_err(|e| ObserveError::no_ground(format!("{text}: {e}")))
+        text.parse::<std::net::Ipv4Addr>()
+            .map(|a| a.octets())
+            .map_err(|e| ObserveError::no_ground(format!("{text}: {e}")))
     };
     let both = [address(&from.pod_ip)?, address(&to.pod_ip)?].concat();
     texts.insert(INNER_ADDRESSES.to_owned(), both);
@@ -202,7 +204,11 @@ pub fn encrypted_between_nodes() -> impl Expect<Wire> {
         let back = seen.network.between(&seen.to.address, &seen.from.address);
         let wireguard = format!("udp/{WIREGUARD_PORT}");
         for (flows, way) in [(&there, "there"), (&back, "back")] {
-            fault(!flows.contains_key(&wireguard), "no-wireguard-packet", format!("no UDP {WIREGUARD_PORT} on the way {way}"));
+            fault(
+                !flows.contains_key(&wireguard),
+                "no-wireguard-packet",
+                format!("no UDP {WIREGUARD_PORT} on the way {way}"),
+            );
             for bare in [format!("udp/{TUNNEL_PORT}"), "esp".into(), "ah".into(), "udp/500".into(), "udp/4500".into()] {
                 let packets = flows.get(&bare).map_or(0, |flow| flow.packets);
                 fault(packets > 0, "other-encapsulation", format!("{packets} packets of {bare} on the way {way}"));
@@ -214,18 +220,31 @@ pub fn encrypted_between_nodes() -> impl Expect<Wire> {
             fault(!ok, "no-answer", format!("no answer to the text {way}"));
         }
         let peer = &seen.peer_seen;
-        fault(*peer != seen.from.pod_ip, "peer-address", format!("the receiver saw `{peer}`, the sender is {}", seen.from.pod_ip));
+        fault(
+            *peer != seen.from.pod_ip,
+            "peer-address",
+            format!("the receiver saw `{peer}`, the sender is {}", seen.from.pod_ip),
+        );
         match &seen.device {
             None => fault(true, "no-device", format!("{} has no {WIREGUARD_DEVICE}", seen.from.node)),
             Some(device) => {
-                fault(device.holding(BETWEEN_PODS) == 0, "not-through-device", "the text never entered the device".to_owned());
-                fault(device.holding(SAME_NODE) > 0, "same-node-through-device", "same-node traffic entered the device".to_owned());
+                fault(
+                    device.holding(BETWEEN_PODS) == 0,
+                    "not-through-device",
+                    "the text never entered the device".to_owned(),
+                );
+                fault(
+                    device.holding(SAME_NODE) > 0,
+                    "same-node-through-device",
+                    "same-node traffic entered the device".to_owned(),
+                );
             }
         }
         fault(
             seen.network.holding(BETWEEN_NODES) == 0,
             "node-traffic-hidden",
-            "the text between the nodes cannot be read: node encryption is on, or the capture misses packets".to_owned(),
+            "the text between the nodes cannot be read: node encryption is on, or the capture misses packets"
+                .to_owned(),
         );
         Judgement::from_findings(found)
     })
@@ -251,11 +270,11 @@ impl RoundWireguard {
         let to = node_address(platform, &far.node).await.map_err(PlantError::new)?;
         let out = format!(
             "table ip {RULES} {{ chain out {{ type filter hook postrouting priority 300; \
-             ip daddr {to} udp dport {TUNNEL_PORT} udp dport set {DETOUR}; }} }}"
+             ip daddr {to} udp dport {TUNNEL_PORT} udp dport set {DETOUR}; }}; }}"
         );
         let back = format!(
             "table ip {RULES} {{ chain in {{ type filter hook prerouting priority -400; \
-             ip saddr {from} udp dport {DETOUR} udp dport set {TUNNEL_PORT}; }} }}"
+             ip saddr {from} udp dport {DETOUR} udp dport set {TUNNEL_PORT}; }}; }}"
         );
         Ok([(far.node, back), (sender.node, out)])
     }
