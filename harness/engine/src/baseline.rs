@@ -80,12 +80,12 @@ impl<W: World> Bench<'_, W> {
             findings,
             duration_ms: millis(look.took),
             evidence: look.evidence,
-            stop: look.undo_failed.map(|why| format!("{}: what its probe made is still there: {why}", check.id)),
+            stop: look.undo_failed.map(|why| format!("what its probe changed could not be put back: {why}")),
         };
         if baseline.stop.is_none()
             && let Err(why) = before.still_holds(self.world).await
         {
-            baseline.stop = Some(format!("{}: left the cluster changed: {why}", check.id));
+            baseline.stop = Some(format!("left the cluster changed: {why}"));
         }
         if let Some(stop) = &baseline.stop {
             baseline.verdict = Verdict::Error;

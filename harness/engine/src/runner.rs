@@ -138,7 +138,8 @@ struct Shift<'a, W> {
     shared: Vec<Shared<W>>,
     passed: BTreeMap<usize, Baseline>,
     records: BTreeMap<usize, CheckRecord>,
-    not_undone: Option<String>,
+    /// Who left something changed, and what.
+    not_undone: Option<(&'static str, String)>,
 }
 
 impl<'a, W: World> Shift<'a, W> {
@@ -250,7 +251,7 @@ impl<'a, W: World> Shift<'a, W> {
     fn take(&mut self, job: Job, ended: Ended, schedule: &mut Schedule) {
         match (job, ended) {
             (Job::Baseline(at), Ended::Baseline(baseline)) => {
-                self.halt_on(baseline.stop.clone());
+                self.halt_on(self.id(at), baseline.stop.clone());
                 let asked = self.plan.controls.contains(&at);
                 let passed = baseline.verdict == Verdict::Pass;
                 schedule.baseline_over(at, passed && asked);
@@ -264,31 +265,38 @@ impl<'a, W: World> Shift<'a, W> {
             }
             (Job::Control(at), Ended::Control(controlled)) => {
                 schedule.control_over(at);
-                self.halt_on(controlled.stop.clone());
+                self.halt_on(self.id(at), controlled.stop.clone());
                 if let Some(baseline) = self.passed.remove(&at) {
                     self.close(at, baseline, ControlPart::Ran(*controlled));
                 }
             }
             (Job::SetUp(at), Ended::SetUp(up, undone)) => {
                 schedule.set_up(at, up.is_ok());
-                self.halt_on(undone.err());
+                self.halt_on(self.fixture(at), undone.err());
                 if let (Some(shared), Err(why)) = (self.shared.get_mut(at), up) {
                     shared.failed = Some(why);
                 }
             }
             (Job::TakeDown(at), Ended::TakenDown(undone)) => {
                 schedule.taken_down(at);
-                let name = self.shared.get(at).map_or("", |shared| shared.fixture.name());
-                self.halt_on(undone.err().map(|why| format!("{name} could not be taken down: {why}")));
+                self.halt_on(self.fixture(at), undone.err());
             }
             // A job ends as what it is: `perform` pairs them.
             (Job::Baseline(_) | Job::Control(_) | Job::SetUp(_) | Job::TakeDown(_), _) => {}
         }
     }
 
-    fn halt_on(&mut self, why: Option<String>) {
+    fn id(&self, at: usize) -> &'static str {
+        self.table.get(at).map_or("", |check| check.id)
+    }
+
+    fn fixture(&self, at: usize) -> &'static str {
+        self.shared.get(at).map_or("", |shared| shared.fixture.name())
+    }
+
+    fn halt_on(&mut self, who: &'static str, why: Option<String>) {
         if let Some(why) = why {
-            self.not_undone.get_or_insert(why);
+            self.not_undone.get_or_insert((who, why));
             self.bench.halt.cancel();
         }
     }
@@ -302,15 +310,14 @@ impl<'a, W: World> Shift<'a, W> {
 
     /// Closes what never ran, and hands everything over.
     fn end(mut self, cancel: &Cancel) -> (Vec<CheckRecord>, Option<Stopped>) {
-        let stopped = match self.not_undone.clone() {
-            Some(why) => Some(Stopped::NotUndone(why)),
-            None if cancel.is_cancelled() => Some(Stopped::Interrupted),
-            None => None,
-        };
-        let why = match &stopped {
-            Some(Stopped::NotUndone(why)) => format!("the run was stopped: {why}"),
-            Some(Stopped::Interrupted) => "the run was interrupted".to_owned(),
-            None => "the run ended before it".to_owned(),
+        let (stopped, why) = match &self.not_undone {
+            Some((who, why)) => (
+                Some(Stopped::NotUndone(format!("{who}: {why}"))),
+                // Its own record tells the rest.
+                format!("the run was stopped because {who} left something changed"),
+            ),
+            None if cancel.is_cancelled() => (Some(Stopped::Interrupted), "the run was interrupted".to_owned()),
+            None => (None, "the run ended before it".to_owned()),
         };
         for at in self.plan.baselines.clone() {
             if self.records.contains_key(&at) {
