@@ -66,12 +66,14 @@ pub async fn down(store: &Store, name: &str) -> Result<()> {
         layer::remove(parent)?;
     }
     layer::remove(&directory)?;
+    store.forget_lock(name)?;
+    drop(lock);
     let _host = store.lock_host()?;
     if store.names().is_empty() {
         Group::new(layout, shakedown_node::cgroup::TOP).remove(LEAVE)?;
         let _ = std::fs::remove_dir(names::PINS);
         HostSettings::new(store).restore()?;
+        store.close();
     }
-    drop(lock);
-    store.forget_lock(name)
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -143,15 +144,19 @@ impl Store {
     /// [`ClusterError::Locked`] when another process holds it.
     pub fn lock(&self, name: &str) -> Result<Lock> {
         let path = self.lock_path(name);
-        let mut file = self.open_lock(&path)?;
-        if file.try_lock().is_err() {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            let holder = if holder.is_empty() { "of another command".to_owned() } else { holder };
-            return Err(ClusterError::Locked { name: name.to_owned(), holder });
+        loop {
+            let mut file = self.open_lock(&path)?;
+            if file.try_lock().is_err() {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let holder = if holder.is_empty() { "of another command".to_owned() } else { holder };
+                return Err(ClusterError::Locked { name: name.to_owned(), holder });
+            }
+            if is_at(&file, &path) {
+                sign(&mut file, &path)?;
+                return Ok(Lock { _file: file });
+            }
         }
-        sign(&mut file, &path)?;
-        Ok(Lock { _file: file })
     }
 
     /// Takes the lock of what all clusters share, waiting for it: it is only ever held for moments.
@@ -160,10 +165,21 @@ impl Store {
     /// When it cannot be made.
     pub fn lock_host(&self) -> Result<Lock> {
         let path = self.lock_path(".host");
-        let mut file = self.open_lock(&path)?;
-        file.lock().map_err(|e| ClusterError::file("lock", &path, e))?;
-        sign(&mut file, &path)?;
-        Ok(Lock { _file: file })
+        loop {
+            let mut file = self.open_lock(&path)?;
+            file.lock().map_err(|e| ClusterError::file("lock", &path, e))?;
+            if is_at(&file, &path) {
+                sign(&mut file, &path)?;
+                return Ok(Lock { _file: file });
+            }
+        }
+    }
+
+    /// Removes what is left of a store without clusters, its directory last. Call with the host's lock held.
+    pub fn close(&self) {
+        let _ = fs::remove_file(self.lock_path(".host"));
+        // Fails, as it should, while anything is in it.
+        let _ = fs::remove_dir(&self.root);
     }
 
     /// Removes the file of a lock that belongs to nothing any more.
@@ -193,6 +209,12 @@ impl Store {
             .open(path)
             .map_err(|e| ClusterError::file("open", path, e))
     }
+}
+
+/// Is the open file still the one of that name? A lock may have been removed by its last holder meanwhile.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    file.metadata().and_then(|a| fs::metadata(path).map(|b| same(a, b))).unwrap_or(false)
 }
 
 fn sign(file: &mut File, path: &Path) -> Result<()> {
@@ -307,6 +329,15 @@ mod tests {
         let refused = store.lock("one").unwrap_err().to_string();
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
         drop(held);
-        store.lock("one").unwrap();
+        let held = store.lock("one").unwrap();
+        // Removed while it is held, as by `down`: whoever comes next makes a new one.
+        store.forget_lock("one").unwrap();
+        let next = store.lock("one").unwrap();
+        drop((held, next));
+        store.forget_lock("one").unwrap();
+        let host = store.lock_host().unwrap();
+        store.close();
+        drop(host);
+        assert!(!directory.path().exists());
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures::future::{try_join, try_join_all};
 use serde::{Deserialize, Serialize};
-use shakedown_core::wait::{Answer, wait_for};
 use shakedown_node::cgroup::{Group, Layout};
 use shakedown_node::net::{Plan, pinned};
 use shakedown_node::probe::CAP_SYS_RESOURCE;
@@ -53,8 +52,6 @@ pub struct UpReport {
     pub warnings: Vec<String>,
 }
 
-/// Budget for a node's first start on a busy machine.
-const BOOT: Duration = Duration::from_secs(60);
 /// Budget for the whole control plane to answer.
 const CONTROL_PLANE: Duration = Duration::from_secs(300);
 
@@ -123,7 +120,7 @@ impl Work<'_> {
             kubeadm::place(&self.store, &self.state, member)?;
         }
         self.write_haproxy()?;
-        phases.run("boot", "namespaces and mounts", try_join_all(machines.iter().map(|m| boot(m)))).await?;
+        phases.run("boot", "namespaces and mounts", try_join_all(machines.iter().map(|m| m.boot()))).await?;
         self.reload_haproxy(&machines).await?;
         if self.state.phase == Phase::Making {
             self.form(&machines).await?;
@@ -304,23 +301,8 @@ impl Work<'_> {
         kubeadm::place(&self.store, &self.state, member)?;
         let cluster = Cluster::from_state(self.store.clone(), self.state.clone())?;
         ready::forget(&cluster, through.name(), &member.name).await?;
-        boot(machine).await
+        Ok(machine.boot().await?)
     }
-}
-
-async fn boot(machine: &NamespaceNode) -> Result<()> {
-    machine.boot().await?;
-    // Its first process publishes what it runs; until then the node cannot be entered with everything mounted.
-    wait_for(&format!("node {} to boot", machine.name()), BOOT, || async {
-        let node: &dyn Node = machine;
-        match node.read_file(&format!("{}/ready", shakedown_node::init::STATE)).await {
-            Ok(_) => Answer::Ready(()),
-            Err(error) if machine.living().is_none() => Answer::Never(error.to_string()),
-            Err(error) => Answer::NotYet(error.to_string()),
-        }
-    })
-    .await?;
-    Ok(())
 }
 
 async fn start_control_plane(machine: &NamespaceNode) -> Result<()> {

@@ -37,15 +37,6 @@ async fn machine(name: &str) -> NamespaceNode {
     layer::node(&parts, &nodes::directory(&store, name, "lb"), false).unwrap();
     let machine = nodes::machine(&store, &state, &member, lower, layout);
     machine.boot().await.unwrap();
-    let node: &dyn Node = &machine;
-    wait_for("the machine to boot", Duration::from_secs(20), || async {
-        match node.read_file("/run/shakedown/ready").await {
-            Ok(_) => Answer::Ready(()),
-            Err(e) => Answer::NotYet(e.to_string()),
-        }
-    })
-    .await
-    .unwrap();
     machine
 }
 
@@ -132,6 +123,8 @@ async fn isolation(node: &dyn Node) {
 async fn power(node: &dyn Node) {
     node.power(Power::Freeze).await.unwrap();
     assert_eq!(node.state(), NodeState::Frozen);
+    let refused = node.exec(Exec::new(["true"])).await.unwrap_err();
+    assert!(matches!(refused, NodeError::Frozen { .. }), "{refused}");
     assert!(!node.read_file("/etc/hostname").await.unwrap().is_empty(), "files are reached on a frozen node");
     node.power(Power::Thaw).await.unwrap();
     assert_eq!(node.state(), NodeState::Running);

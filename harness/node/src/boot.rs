@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -156,7 +156,7 @@ fn boot(spec: &BootSpec) -> Result<()> {
         .env("LANG", "C.UTF-8")
         .env(OWNER, format!("{}/{}", spec.cluster, spec.node))
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| NodeError::system("start the first process", e))?;
@@ -169,7 +169,12 @@ fn boot(spec: &BootSpec) -> Result<()> {
     own.write(BootRecord::FILE, &bytes, 0o644)?;
     // Only now may it start anything: a first process without a record would be nobody's.
     let go = child.stdin.take().map(|mut pipe| pipe.write_all(b"go\n"));
-    go.unwrap_or(Ok(())).map_err(|e| NodeError::system("release the first process", e))
+    go.unwrap_or(Ok(())).map_err(|e| NodeError::system("release the first process", e))?;
+    // A node can be entered once its own `/proc` is mounted; the first process says when.
+    let mut word = String::new();
+    let said = child.stdout.take().map(|mut pipe| pipe.read_to_string(&mut word));
+    said.unwrap_or(Ok(0)).map_err(|e| NodeError::system("hear from the first process", e))?;
+    if word.trim() == "ready" { Ok(()) } else { Err(NodeError::Helper { helper: "boot", message: word }) }
 }
 
 /// The node's port on the bridge, its other end born inside the node.

@@ -31,6 +31,12 @@ pub enum NodeError {
         /// Node name.
         node: String,
     },
+    /// The node's processes are stopped where they are.
+    #[error("node {node} is frozen: a command on it would not run\nhint: `shakedown recover` lets it go on")]
+    Frozen {
+        /// Node name.
+        node: String,
+    },
     /// A command in the node ran out of its time.
     #[error(
         "`{command}` on node {node} was still running after {seconds} s and was ended\nhint: the node may be frozen or starved; see `shakedown logs {node}`"

@@ -70,7 +70,7 @@ pub fn init(argument: &OsString) -> i32 {
     match run(&services) {
         Ok(()) => 0,
         Err(error) => {
-            let _ = fs::write(Path::new(STATE).join("failure"), error.to_string());
+            let _ = writeln!(io::stdout(), "the first process cannot begin: {error}");
             1
         }
     }
@@ -96,7 +96,10 @@ fn run(services: &[Service]) -> io::Result<()> {
         .iter()
         .map(|service| Running { service, pid: None, since: now, not_before: now, pause: FIRST_PAUSE })
         .collect();
-    fs::write(Path::new(STATE).join("ready"), "")?;
+    // The pipe's other end waits for its end, so it is closed; nothing else is ever written there.
+    writeln!(io::stdout(), "ready")?;
+    let null = OpenOptions::new().write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdout(&null)?;
     let mut ending = false;
     loop {
         for one in &mut running {

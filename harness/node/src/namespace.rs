@@ -126,6 +126,10 @@ impl Node for NamespaceNode {
 
     fn command(&self, exec: &Exec) -> Result<Command> {
         let record = self.record()?;
+        // The helper would join the frozen group and hang in it.
+        if self.group().frozen() {
+            return Err(NodeError::Frozen { node: self.spec.node.clone() });
+        }
         let request = Enter {
             pid: record.pid,
             started: record.started,
