@@ -36,7 +36,11 @@ fn application_is_synced() -> Check<Platform> {
         .observe(status(APP))
         .expect(synced_and_healthy())
         .sabotage(
-            patched("the Application's path is not in the repository", application(APP), json!({"spec": {"source": {"path": "no-such-folder"}}})),
+            patched(
+                "the Application's path is not in the repository",
+                application(APP),
+                json!({"spec": {"source": {"path": "no-such-folder"}}}),
+            ),
             finds("not-synced"),
         )
         .remedy("`kubectl -n argocd get application guestbook -o yaml`: its conditions name what is wrong")
@@ -45,7 +49,7 @@ fn application_is_synced() -> Check<Platform> {
 fn drift_is_reverted() -> Check<Platform> {
     let changes = vec![
         ByHand::Scale(deployment(), 2),
-        ByHand::Edit(service(), "/spec/ports/0/port", json!(81)),
+        ByHand::Edit(service(), "/spec/ports/0/targetPort", json!(81)),
         ByHand::Delete(service()),
     ];
     check("argocd.drift-is-reverted")
@@ -55,7 +59,11 @@ fn drift_is_reverted() -> Check<Platform> {
         .observe(drift(APP, NAMESPACE, changes))
         .expect(reverted(&["scale", "edit", "delete"], BUDGET))
         .sabotage(
-            patched("selfHeal is off", application(APP), json!({"spec": {"syncPolicy": {"automated": {"selfHeal": false}}}})),
+            patched(
+                "selfHeal is off",
+                application(APP),
+                json!({"spec": {"syncPolicy": {"automated": {"selfHeal": false}}}}),
+            ),
             finds("drift-stays"),
         )
         .remedy("set spec.syncPolicy.automated.selfHeal of Application guestbook to true")

@@ -56,13 +56,16 @@ fn documented(index: usize) -> Value {
 
 fn modes() -> Shared {
     let restricted = |mode| (mode, "restricted");
-    shared("psa-modes", vec![
-        psa::namespace(OPEN, &[]),
-        psa::namespace(WARNS, &[restricted("warn")]),
-        psa::namespace(WEEK5, &[("enforce", "baseline"), restricted("warn")]),
-        psa::namespace(PINNED, &[restricted("enforce"), ("enforce-version", "v1.30")]),
-        psa::namespace(LATEST, &[restricted("enforce")]),
-    ])
+    shared(
+        "psa-modes",
+        vec![
+            psa::namespace(OPEN, &[]),
+            psa::namespace(WARNS, &[restricted("warn")]),
+            psa::namespace(WEEK5, &[("enforce", "baseline"), restricted("warn")]),
+            psa::namespace(PINNED, &[restricted("enforce"), ("enforce-version", "v1.30")]),
+            psa::namespace(LATEST, &[restricted("enforce")]),
+        ],
+    )
     .shown_by(psa::answers_in(&[OPEN, WARNS, WEEK5, PINNED, LATEST]))
 }
 
@@ -105,7 +108,9 @@ fn compliant_pod_runs() -> Check<Platform> {
             ("Root", "ro"),
         ]))
         .sabotage_input("the Pod lacks seccompProfile", runs(without_seccomp, RESTRICTED), finds("refused"))
-        .remedy("look at `kubectl -n psa-test get events`: the Pod meets `restricted`, so the refusal names what changed")
+        .remedy(
+            "look at `kubectl -n psa-test get events`: the Pod meets `restricted`, so the refusal names what changed",
+        )
 }
 
 fn root_image_does_not_start() -> Check<Platform> {
@@ -130,12 +135,15 @@ fn namespace_is_labelled() -> Check<Platform> {
     ];
     check("psa.namespace-is-labelled")
         .asserts(["PSA-020"])
-        .observe(fields::of(ObjectRef::cluster("v1", "Namespace", RESTRICTED), &[
-            "/metadata/labels/pod-security.kubernetes.io~1enforce",
-            "/metadata/labels/pod-security.kubernetes.io~1enforce-version",
-            "/metadata/labels/pod-security.kubernetes.io~1warn",
-            "/metadata/labels/pod-security.kubernetes.io~1audit",
-        ]))
+        .observe(fields::of(
+            ObjectRef::cluster("v1", "Namespace", RESTRICTED),
+            &[
+                "/metadata/labels/pod-security.kubernetes.io~1enforce",
+                "/metadata/labels/pod-security.kubernetes.io~1enforce-version",
+                "/metadata/labels/pod-security.kubernetes.io~1warn",
+                "/metadata/labels/pod-security.kubernetes.io~1audit",
+            ],
+        ))
         .expect(fields::are(labels.to_vec()))
         .sabotage(psa::relabelled_silently(RESTRICTED, "audit", Some("baseline")), finds("field-differs"))
         .remedy("`shakedown converge` writes the four documented labels")
@@ -185,7 +193,10 @@ fn version_is_pinned() -> Check<Platform> {
             allowed().for_case("probes-a-host", PINNED),
             denied().by_policy("restricted:v1.30").with_exactly_these_violations(PLAIN).for_case("plain-nginx", PINNED),
             denied().by_policy("restricted:latest").for_case("probes-a-host", LATEST),
-            denied().by_policy("restricted:latest").with_exactly_these_violations(PLAIN).for_case("plain-nginx", LATEST),
+            denied()
+                .by_policy("restricted:latest")
+                .with_exactly_these_violations(PLAIN)
+                .for_case("plain-nginx", LATEST),
         ]))
         .sabotage(psa::relabelled(PINNED, "enforce-version", None), finds("refused"))
         .remedy("pin the rules: pod-security.kubernetes.io/enforce-version=v1.30")
@@ -208,23 +219,26 @@ fn untouched() -> impl Expect<Admission> {
 }
 
 fn nothing_is_defaulted() -> Check<Platform> {
+    let stored = |index| dry_run(vec![documented(index)]).in_namespace(WARNS).keeping_what_is_stored();
     check("psa.nothing-is-defaulted")
         .asserts(["PSA-019"])
-        .observe(dry_run(vec![documented(1)]).in_namespace(WARNS))
+        .observe(stored(1))
         .with(fixture(modes()))
         .expect(untouched())
-        .sabotage_input("the Pod sends the fields itself", dry_run(vec![documented(2)]).in_namespace(WARNS), finds("field-added"))
+        .sabotage_input("the Pod sends the fields itself", stored(2), finds("field-added"))
         .remedy("look for a mutating webhook or policy that adds security settings")
 }
 
 fn unknown_level_is_refused() -> Check<Platform> {
     let labelled = |level| dry_run(vec![psa::namespace("shakedown-psa-levels", &[("enforce", level)])]).called(level);
     let words = labelled("privileged").and(labelled("baseline")).and(labelled("restricted")).and(labelled("paranoid"));
-    let misspelt = labelled("privileged").and(labelled("baseline")).and(labelled("restricted"))
-        .and(dry_run(vec![json!({
+    let misspelt = labelled("privileged").and(labelled("baseline")).and(labelled("restricted")).and(
+        dry_run(vec![json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": "shakedown-psa-levels", "labels": {"enforce": "paranoid"}},
-        })]).called("paranoid"));
+        })])
+        .called("paranoid"),
+    );
     check("psa.unknown-level-is-refused")
         .asserts(["PSA-004"])
         .observe(words)
@@ -244,7 +258,8 @@ fn policy_kind_is_gone() -> Check<Platform> {
         .observe(fields::ServedKinds)
         .expect(fields::serves(&["v1/Pod", "v1/Namespace"], &["PodSecurityPolicy", "pod-security.kubernetes.io"]))
         .sabotage(
-            added("a definition serves a kind PodSecurityPolicy", manifest!("psp.yaml")).shown_by(fields::served_in("policy.shakedown.test/v1")),
+            added("a definition serves a kind PodSecurityPolicy", manifest!("psp.yaml"))
+                .shown_by(fields::served_in("policy.shakedown.test/v1")),
             finds("kind-served"),
         )
         .remedy("remove the definition: Pod Security Admission needs labels only")

@@ -51,11 +51,14 @@ pub fn checks() -> Vec<Check<Platform>> {
 }
 
 fn namespaces() -> Shared {
-    shared("psa-levels", vec![
-        psa::namespace(PRIVILEGED, &[("enforce", "privileged")]),
-        psa::namespace(BASELINE, &[("enforce", "baseline")]),
-        psa::namespace(STRICT, &[("enforce", "restricted")]),
-    ])
+    shared(
+        "psa-levels",
+        vec![
+            psa::namespace(PRIVILEGED, &[("enforce", "privileged")]),
+            psa::namespace(BASELINE, &[("enforce", "baseline")]),
+            psa::namespace(STRICT, &[("enforce", "restricted")]),
+        ],
+    )
     .shown_by(psa::answers_in(LEVELS))
 }
 
@@ -71,9 +74,11 @@ fn table_of_levels() -> Check<Platform> {
 }
 
 fn writable_root_is_admitted() -> Check<Platform> {
-    let about_root = || manifests!("levels.yaml").into_iter().filter(|pod| {
-        ROOT.iter().any(|(case, ..)| pod["metadata"]["name"] == *case)
-    });
+    let about_root = || {
+        manifests!("levels.yaml")
+            .into_iter()
+            .filter(|pod| ROOT.iter().any(|(case, ..)| pod["metadata"]["name"] == *case))
+    };
     check("psa.writable-root-is-admitted")
         .contradicts(["PSA-010", "PSA-043", "PSA-056"])
         .observe(dry_run(about_root().collect()).in_each_of(LEVELS))

@@ -4,12 +4,8 @@ pub mod catalogue;
 
 #[path = "../argocd/checks.rs"]
 mod argocd;
-#[path = "../psa/checks.rs"]
-mod psa;
-#[path = "../psa/levels.rs"]
-mod psa_levels;
-#[path = "../rbac/checks.rs"]
-mod rbac;
+#[path = "../cilium-values/checks.rs"]
+mod cilium_values;
 #[path = "../encryption/checks.rs"]
 mod encryption;
 #[path = "../etcd/checks.rs"]
@@ -18,6 +14,12 @@ mod etcd;
 mod kube_proxy_replacement;
 #[path = "../maglev/checks.rs"]
 mod maglev;
+#[path = "../psa/checks.rs"]
+mod psa;
+#[path = "../psa/levels.rs"]
+mod psa_levels;
+#[path = "../rbac/checks.rs"]
+mod rbac;
 #[path = "../registry/checks.rs"]
 mod registry;
 #[path = "../wireguard/checks.rs"]
@@ -30,7 +32,22 @@ use shakedown_words::Platform;
 
 /// Every check of every area, in the order of the areas; each area lists its own in an explicit table.
 pub fn checks() -> Vec<Check<Platform>> {
-    [argocd::checks(), psa::checks(), psa_levels::checks(), rbac::checks(), encryption::checks(), etcd::checks(), kube_proxy_replacement::checks(), maglev::checks(), registry::checks(), wireguard::checks()].into_iter().flatten().collect()
+    [
+        argocd::checks(),
+        cilium_values::checks(),
+        psa::checks(),
+        psa_levels::checks(),
+        rbac::checks(),
+        encryption::checks(),
+        etcd::checks(),
+        kube_proxy_replacement::checks(),
+        maglev::checks(),
+        registry::checks(),
+        wireguard::checks(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Statement to the ids of the checks that assert it.

@@ -15,6 +15,7 @@ use shakedown_node::NodeState;
 use shakedown_stack::converge::{self, Ended};
 use shakedown_stack::open;
 use shakedown_words::Platform;
+use shakedown_words::helm::Helm;
 use shakedown_words::machine::{Machine, OfCluster};
 
 use crate::cmd::up::wrong_use;
@@ -109,7 +110,16 @@ pub async fn connect(cluster: &Cluster) -> Result<Platform> {
         .map(|node| (node.name().to_owned(), format!("https://{}:{API_PORT}", node.address())))
         .collect();
     let machines = cluster.nodes().into_iter().map(|node| Arc::new(OfCluster(node)) as Arc<dyn Machine>).collect();
-    Ok(Platform::connect(cluster.name(), &cluster.kubeconfig()?, &apiservers, machines).await?)
+    let platform = Platform::connect(cluster.name(), &cluster.kubeconfig()?, &apiservers, machines).await?;
+    // Without a bundle only the checks that upgrade a release lack something, and say so themselves.
+    Ok(match bundle().ok().and_then(|bundle| open::tools(&bundle).ok()) {
+        Some(tools) => platform.with_helm(Helm {
+            program: tools.helm,
+            cilium_chart: tools.cilium_chart,
+            kubeconfig: cluster.kubeconfig_path(),
+        }),
+        None => platform,
+    })
 }
 
 /// The cluster, and whether it was brought up just now.

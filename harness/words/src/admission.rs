@@ -54,7 +54,7 @@ pub struct Answered {
     pub warnings: Vec<String>,
     /// Whether a read found the object afterwards (and, for a dry run, must not have).
     pub exists_afterwards: bool,
-    /// The object as the server kept it, without what the server itself writes.
+    /// The object as the server kept it, without what the server itself writes; null unless it was asked for.
     pub stored: Value,
 }
 
@@ -89,6 +89,7 @@ struct Submission {
     namespace: Option<String>,
     dry_run: bool,
     identity: Identity,
+    keep: bool,
 }
 
 /// Submits manifests and keeps the answers.
@@ -112,6 +113,7 @@ fn submit(manifests: Vec<Value>, dry_run: bool) -> Submissions {
         manifest,
         dry_run,
         identity: Identity::Admin,
+        keep: false,
     });
     Submissions(submissions.collect())
 }
@@ -138,6 +140,15 @@ impl Submissions {
     pub fn as_identity(mut self, identity: &Identity) -> Self {
         for submission in &mut self.0 {
             submission.identity = identity.clone();
+        }
+        self
+    }
+
+    /// With the object as the server kept it.
+    #[must_use]
+    pub fn keeping_what_is_stored(mut self) -> Self {
+        for submission in &mut self.0 {
+            submission.keep = true;
         }
         self
     }
@@ -219,7 +230,7 @@ fn answered(
         // No word on the manifest: the namespace is gone, the API is ill, the identity is unknown.
         return Err(ObserveError::no_ground(format!("creating {object}: answered {}: {}", answer.code, answer.message())));
     }
-    let stored = if answer.is_ok() { crate::undo::desired(&answer.body) } else { Value::Null };
+    let stored = if answer.is_ok() && submission.keep { crate::undo::desired(&answer.body) } else { Value::Null };
     let (reason, message) =
         if answer.is_ok() { (String::new(), String::new()) } else { (answer.reason().into(), answer.message().into()) };
     Ok(Answered {

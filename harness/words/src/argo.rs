@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shakedown_core::{Answer, Observation, Resource, Touches, UndoStep};
@@ -365,16 +366,22 @@ async fn at_rest(platform: &Platform, app: &ObjectRef, budget: Duration) -> Resu
         .map_err(|e| e.to_string())
 }
 
-/// The counter of self-heal attempts, as found.
+/// How long after the last operation Argo CD forgets its attempts (its own default).
+const FORGETS: i64 = 330;
+
+/// The number of self-heal attempts that counts, as found: null where it would be forgotten by now.
 async fn attempts(platform: &Platform, app: &ObjectRef) -> Result<Value, ObserveError> {
     let live = platform.get(app).await.map_err(ObserveError::no_ground)?.unwrap_or_default();
-    Ok(live.pointer("/status/operationState/operation/sync/selfHealAttemptsCount").cloned().unwrap_or_default())
+    let operation = &live["status"]["operationState"];
+    let finished = operation["finishedAt"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let quiet = finished.is_none_or(|at| Timestamp::now().as_second() - at.as_second() > FORGETS);
+    Ok(if quiet { Value::Null } else { operation["operation"]["sync"]["autoHealAttemptsCount"].clone() })
 }
 
 async fn restore_attempts(platform: &Platform, app: &ObjectRef, found: &Value) {
     // The operation that healed writes its end shortly after the object is back; before that the number is its own.
     let _ = at_rest(platform, app, REST).await;
-    let patch = json!({"status": {"operationState": {"operation": {"sync": {"selfHealAttemptsCount": found}}}}});
+    let patch = json!({"status": {"operationState": {"operation": {"sync": {"autoHealAttemptsCount": found}}}}});
     // Where it fails the next revert is later: that is measured and shown, not hidden.
     let _ = platform.patch(app, Patch::Merge, &patch).await;
 }

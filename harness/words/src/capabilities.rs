@@ -107,7 +107,7 @@ fn look(platform: &Platform, seen: &Seen, capability: Capability) -> Availabilit
         C::Velero => group(seen, "velero.io", "Velero is not installed"),
         C::Metrics => group(seen, "metrics.k8s.io", "metrics-server is not installed"),
         C::RegistryHttp => service(seen, |s| node_port(s) == Some(30002), "no Service on NodePort 30002"),
-        C::GitHttp => service(seen, |s| named(s, &["git", "gitea"]), "no git server in the cluster"),
+        C::GitHttp => service(seen, |s| named(s, &["git-server", "gitea"]), "no git server in the cluster"),
         C::Gitea => service(seen, |s| named(s, &["gitea"]), "Gitea is not installed"),
         C::ObjectStore => service(seen, |s| named(s, &["minio"]), "no object store in the cluster"),
         C::Builder => service(seen, |s| named(s, &["buildkitd"]), "no builder in the cluster"),

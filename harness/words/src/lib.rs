@@ -18,6 +18,7 @@ pub mod etcd_faults;
 pub mod fields;
 pub mod fingerprint;
 pub mod healed;
+pub mod helm;
 pub mod http_get;
 pub mod identity;
 pub mod image_pull;

@@ -13,6 +13,7 @@ use shakedown_engine::{Fingerprint, World, WorldError};
 use thiserror::Error;
 
 use crate::api::Ask;
+use crate::helm::Helm;
 use crate::machine::{Machine, MachineError, OfCluster, Output};
 use crate::objects::Served;
 
@@ -42,6 +43,7 @@ pub struct Platform {
     apiservers: BTreeMap<String, Client>,
     machines: BTreeMap<String, Arc<dyn Machine>>,
     kinds: Mutex<BTreeMap<(String, String), Served>>,
+    helm: Option<Helm>,
 }
 
 impl Platform {
@@ -101,7 +103,20 @@ impl Platform {
             apiservers: own,
             machines: machines.into_iter().map(|machine| (machine.name().to_owned(), machine)).collect(),
             kinds: Mutex::default(),
+            helm: None,
         })
+    }
+
+    /// With helm and the Cilium chart at hand.
+    #[must_use]
+    pub fn with_helm(mut self, helm: Helm) -> Self {
+        self.helm = Some(helm);
+        self
+    }
+
+    /// Helm and the Cilium chart, where they are at hand.
+    pub fn helm(&self) -> Option<&Helm> {
+        self.helm.as_ref()
     }
 
     /// The cluster's name.
@@ -195,6 +210,7 @@ impl Platform {
             apiservers: BTreeMap::new(),
             machines: machines.into_iter().map(|machine| (machine.name().to_owned(), machine)).collect(),
             kinds: Mutex::default(),
+            helm: None,
         }
     }
 }

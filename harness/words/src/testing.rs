@@ -163,7 +163,15 @@ fn answer(state: &mut State, method: &Method, path: &str, body: Value) -> (u16, 
         }
         Method::PATCH => {
             let Some(object) = state.objects.get_mut(bare) else { return status(404, "not found") };
-            merge(object, &body);
+            match body.as_array() {
+                // RFC 6902, as far as the words use it.
+                Some(changes) => {
+                    for change in changes {
+                        *object.pointer_mut(change["path"].as_str().unwrap()).unwrap() = change["value"].clone();
+                    }
+                }
+                None => merge(object, &body),
+            }
             (200, object.clone(), vec![])
         }
         _ => status(405, "not allowed"),

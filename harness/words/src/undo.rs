@@ -133,6 +133,7 @@ async fn restore(platform: &Platform, found: &Value) -> Result<(), WorldError> {
     let mut last = String::new();
     for _ in 0..CONFLICTS {
         let live = platform.get(&object).await.map_err(failed)?;
+        let mut replacing = false;
         let answer = match live {
             Some(live) if desired(&live) == wanted && live["metadata"]["deletionTimestamp"].is_null() => return Ok(()),
             Some(live) if !live["metadata"]["deletionTimestamp"].is_null() => {
@@ -140,12 +141,20 @@ async fn restore(platform: &Platform, found: &Value) -> Result<(), WorldError> {
                 platform.delete_and_wait(&object, GONE_BUDGET).await.map_err(failed)?;
                 continue;
             }
-            Some(live) => platform.replace(&object, &merged(found, &live)).await.map_err(failed)?,
+            Some(live) => {
+                replacing = true;
+                platform.replace(&object, &merged(found, &live)).await.map_err(failed)?
+            }
             None => platform.create(&wanted).await.map_err(failed)?,
         };
         match answer.code {
             // Changed or deleted in between, or made anew by its controller.
             404 | 409 => last = answer.message().to_owned(),
+            // A field that cannot be changed, because the object was made anew in between (a Service's address).
+            422 if replacing => {
+                platform.delete_and_wait(&object, GONE_BUDGET).await.map_err(failed)?;
+                last = answer.message().to_owned();
+            }
             _ if !answer.is_ok() => return Err(failed(refused(&http::Method::PUT, &path, &answer))),
             _ if desired(&answer.body) == wanted => return Ok(()),
             _ => return Err(failed(format!("{object} was written, but the API server keeps something else than was found"))),
@@ -208,12 +217,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_object_that_cannot_be_changed_back_is_made_anew() {
+        let api = FakeApi::with([deployment()]);
+        let platform = Platform::for_test(api.client(), vec![]);
+        let step = as_found(&platform, &web()).await.unwrap();
+        let mut anew = deployment();
+        anew["spec"]["replicas"] = json!(1);
+        anew["metadata"]["uid"] = json!("u2");
+        api.put(anew);
+        let path = "PUT /apis/apps/v1/namespaces/demo/deployments/web";
+        api.script(path, 422, json!({"kind": "Status", "message": "may not change once set"}), &[]);
+        undo(&platform, &step).await.unwrap();
+        assert_eq!(desired(&platform.get(&web()).await.unwrap().unwrap()), desired(&deployment()));
+    }
+
+    #[tokio::test]
     async fn a_refused_restore_is_an_error() {
         let api = FakeApi::with([deployment()]);
         let platform = Platform::for_test(api.client(), vec![]);
         let mut broken = deployment();
         broken["spec"]["replicas"] = json!(9);
-        api.refuse_writes(422, "immutable");
+        api.refuse_writes(403, "immutable");
         let error = undo(&platform, &UndoStep::RestoreObject { manifest: broken }).await.unwrap_err();
         assert!(error.0.contains("immutable"), "{error}");
     }
