@@ -52,6 +52,11 @@ impl Facts {
         format!("http://git-server.{}.svc/{}.git", names::GIT_NAMESPACE, names::DEMO_REPOSITORY)
     }
 
+    /// Whether workloads can only run beside the control plane.
+    pub fn no_workers(&self) -> bool {
+        self.nodes.len() == self.control_planes.len()
+    }
+
     /// Whether the platform has more than one node.
     pub fn several_nodes(&self) -> bool {
         self.nodes.len() > 1

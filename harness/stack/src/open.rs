@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shakedown_bundle::{Bundle, ImageRef};
 use shakedown_cluster::Cluster;
-use shakedown_core::EventSink;
+use shakedown_core::{Answer, Event, EventSink, wait_for};
 
 use crate::apply::Applier;
 use crate::error::{Result, StackError};
 use crate::probe_facts;
 use crate::site::{Site, Tools};
 
+/// For the API to answer at all.
+const API_BUDGET: Duration = Duration::from_secs(90);
 /// The images that components of ours name, by the bundle's short names.
 const IMAGES: &[&str] = &["coredns", "registry", "argocd", "redis", "git-server"];
 
@@ -50,6 +53,18 @@ fn program(bundle: &Bundle, name: &str) -> Result<PathBuf> {
 /// The cluster cannot be reached, or is not what kubeadm makes.
 pub async fn site(cluster: &Cluster, tools: Tools, sink: Arc<dyn EventSink>) -> Result<Site> {
     let client = cluster.api().await?;
+    // A converge that was cut off may have left an apiserver restarting.
+    wait_for("the API", API_BUDGET, || async {
+        match client.apiserver_version().await {
+            Ok(_) => Answer::Ready(()),
+            Err(error) => {
+                let (who, what, last_seen) = ("converge".to_owned(), "the API".to_owned(), error.to_string());
+                sink.emit(Event::Waiting { who, what, last_seen });
+                Answer::NotYet(error.to_string())
+            }
+        }
+    })
+    .await?;
     let nodes = cluster.nodes();
     let facts = probe_facts::facts(&client, &cluster.endpoint(), &nodes).await?;
     let mut members = BTreeMap::new();

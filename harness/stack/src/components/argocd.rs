@@ -34,7 +34,7 @@ impl Component for ArgoCd {
     }
 
     fn needs(&self) -> &'static [&'static str] {
-        &["cilium", "coredns"]
+        &["cilium", "coredns", "schedulable"]
     }
 
     fn after(&self) -> &'static [&'static str] {

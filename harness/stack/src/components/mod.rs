@@ -8,6 +8,7 @@ mod demo_image;
 mod git_content;
 mod hosts;
 mod marker;
+mod schedulable;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ const SMALL: Duration = Duration::from_secs(180);
 pub fn all() -> Vec<Box<dyn Component>> {
     vec![
         Box::new(marker::Marker),
+        Box::new(schedulable::Schedulable),
         Box::new(cilium::Cilium),
         Box::new(coredns::CoreDns),
         Box::new(Manifests {
@@ -65,7 +67,7 @@ pub fn all() -> Vec<Box<dyn Component>> {
         Box::new(Manifests {
             name: "registry",
             what: "CNCF Distribution over plain HTTP on NodePort 30002, as Service harbor in namespace harbor",
-            needs: &["cilium"],
+            needs: &["cilium", "schedulable"],
             after: &["coredns"],
             gives: &[Capability::RegistryHttp],
             image: Some("registry"),
@@ -80,7 +82,7 @@ pub fn all() -> Vec<Box<dyn Component>> {
         Box::new(Manifests {
             name: "git-server",
             what: "git over HTTP in namespace git, on NodePort 30022 too",
-            needs: &["cilium"],
+            needs: &["cilium", "schedulable"],
             after: &["coredns"],
             gives: &[Capability::GitHttp],
             image: Some("git-server"),
