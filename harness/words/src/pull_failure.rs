@@ -171,8 +171,8 @@ impl Probe<Platform> for Record {
 
 /// Lets a Pod pull from a port that only records.
 async fn record(platform: &Platform, cx: &Cx, node: &str, address: &str, stem: &str) -> Result<Vec<u8>, ObserveError> {
-    // A reader that has its bytes ends, and the connection with it: the runtime is not kept waiting.
-    let listen = format!("timeout 20 socat -u TCP4-LISTEN:{RECORDER},reuseaddr - | head -c 8");
+    // The connection ends when nothing more is said: the runtime is not kept waiting for an answer.
+    let listen = format!("timeout 20 socat -u -T 0.5 TCP4-LISTEN:{RECORDER},reuseaddr - | head -c 8");
     let recorder = async { script(platform, node, &listen, COMMAND * 2).await.map_err(ObserveError::no_ground) };
     let pulling = async {
         wait_for("the recorder", COMMAND, || async {
