@@ -37,13 +37,16 @@ pub enum Use<'a> {
     Host(&'a str),
 }
 
-/// kubeadm's configuration for one member.
+/// kubeadm's configuration for one member. Its time for a control plane to come up is also how long a kubelet lets an
+/// apiserver start before it is taken for dead: an emulated machine needs minutes.
 #[must_use]
 pub fn kubeadm(state: &ClusterState, member: &Member, usage: Use<'_>) -> String {
     let certificates = if let Use::Host(directory) = usage { directory } else { "/etc/kubernetes/pki" };
     let mut text = format!(
         "apiVersion: kubeadm.k8s.io/v1beta4
 kind: InitConfiguration
+timeouts:
+  controlPlaneComponentHealthCheck: 15m0s
 bootstrapTokens:
 - token: {token}
   ttl: 24h0m0s

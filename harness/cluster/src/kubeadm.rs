@@ -15,8 +15,8 @@ use crate::nodes;
 use crate::parts::Parts;
 use crate::state::{ClusterState, Member, Store, write_bytes};
 
-/// Budget of one kubeadm call on a busy machine.
-const CALL: Duration = Duration::from_secs(180);
+/// Budget of one kubeadm call on a busy or emulated machine.
+const CALL: Duration = Duration::from_secs(600);
 /// What is left out of every call: the host was probed already, kube-proxy and CoreDNS are not its business here, and
 /// what an init system would do the node's first process does.
 const NEVER: &str = "preflight,wait-control-plane,upload-certs,addon,show-join-command";

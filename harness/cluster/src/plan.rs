@@ -22,6 +22,10 @@ pub fn plan(store: &Store, options: &UpOptions, kubernetes: &str) -> Result<(Clu
             options.name
         )));
     }
+    if known.is_none() {
+        // What a removal that was cut off has left must not be taken for parts of the new one.
+        crate::layer::remove(&store.directory(&options.name))?;
+    }
     let state = match known {
         Some(state) => state,
         None => ClusterState {

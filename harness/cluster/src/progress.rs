@@ -7,6 +7,11 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize};
 
+/// A phase that takes longer says so.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+/// And again after this long.
+const NEXT_WORD: Duration = Duration::from_secs(10);
+
 /// Takes lines for a person. Called from several tasks.
 pub type Lines = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -62,7 +67,7 @@ impl Phases {
         phase: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let (began, cpu) = (self.start.elapsed(), self.cpu_time());
-        let result = phase.await;
+        let result = self.beside(name, waited_for, phase).await;
         let time = PhaseTime {
             name: name.to_owned(),
             start_seconds: began.as_secs_f64(),
@@ -75,6 +80,22 @@ impl Phases {
         }
         self.done.lock().unwrap_or_else(PoisonError::into_inner).push(time);
         result
+    }
+
+    /// Says every few seconds that a phase still runs.
+    async fn beside<T>(&self, name: &str, waited_for: &str, phase: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let mut next = FIRST_WORD;
+        tokio::pin!(phase);
+        loop {
+            match tokio::time::timeout(next, &mut phase).await {
+                Ok(done) => return done,
+                Err(_) => {
+                    self.say(&format!("still at {name} after {:.0} s: {waited_for}", began.elapsed().as_secs_f64()));
+                    next = NEXT_WORD;
+                }
+            }
+        }
     }
 
     /// Processor time of the cluster and of this process with its ended children.

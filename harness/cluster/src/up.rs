@@ -52,8 +52,8 @@ pub struct UpReport {
     pub warnings: Vec<String>,
 }
 
-/// Budget for the whole control plane to answer.
-const CONTROL_PLANE: Duration = Duration::from_secs(300);
+/// Budget for the whole control plane to answer; an emulated machine needs minutes.
+const CONTROL_PLANE: Duration = Duration::from_secs(840);
 
 struct Work<'a> {
     parts: &'a Parts,
