@@ -4,7 +4,7 @@ use serde_json::Value;
 use shakedown_core::Answer;
 
 /// Judges a Deployment, StatefulSet or DaemonSet: ready when its controller has seen the current specification and
-/// every wanted Pod is of it and available; never when a Deployment's own deadline has passed.
+/// every wanted Pod is of it and available. A Deployment whose own deadline has passed may still come: it says so.
 pub fn rollout(object: &Value) -> Answer<()> {
     let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     if number("/status/observedGeneration") < number("/metadata/generation") {
@@ -25,9 +25,6 @@ pub fn rollout(object: &Value) -> Answer<()> {
             (wanted_of("/spec/replicas"), updated, number("/status/availableReplicas"))
         }
         _ => {
-            if deadline_passed(object) {
-                return Answer::Never("its progress deadline has passed".into());
-            }
             let surplus = number("/status/replicas") - number("/status/updatedReplicas");
             if surplus > 0 {
                 return Answer::NotYet(format!("{surplus} old replicas are still there"));
@@ -41,7 +38,8 @@ pub fn rollout(object: &Value) -> Answer<()> {
     if updated >= wanted && available >= wanted {
         Answer::Ready(())
     } else {
-        Answer::NotYet(format!("{available} of {wanted} available, {updated} updated"))
+        let late = if deadline_passed(object) { ", its progress deadline has passed" } else { "" };
+        Answer::NotYet(format!("{available} of {wanted} available, {updated} updated{late}"))
     }
 }
 
@@ -78,15 +76,17 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_waits_for_old_pods_to_go_and_gives_up_at_its_deadline() {
-        let of = |replicas: i64, reason: &str| {
+    fn a_deployment_waits_for_old_pods_to_go_and_may_come_after_its_deadline() {
+        let of = |replicas: i64, available: i64, reason: &str| {
             rollout(&json!({"kind": "Deployment", "metadata": {"generation": 1}, "spec": {"replicas": 2},
-                "status": {"observedGeneration": 1, "replicas": replicas, "updatedReplicas": 2, "availableReplicas": 2,
+                "status": {"observedGeneration": 1, "replicas": replicas, "updatedReplicas": 2, "availableReplicas": available,
                     "conditions": [{"type": "Progressing", "reason": reason}]}}))
         };
-        assert_eq!(of(2, "NewReplicaSetAvailable"), Answer::Ready(()));
-        assert!(matches!(of(3, "ReplicaSetUpdated"), Answer::NotYet(_)));
-        assert!(matches!(of(2, "ProgressDeadlineExceeded"), Answer::Never(_)));
+        assert_eq!(of(2, 2, "NewReplicaSetAvailable"), Answer::Ready(()));
+        assert!(matches!(of(3, 2, "ReplicaSetUpdated"), Answer::NotYet(_)));
+        let late = Answer::NotYet("1 of 2 available, 2 updated, its progress deadline has passed".into());
+        assert_eq!(of(2, 1, "ProgressDeadlineExceeded"), late);
+        assert_eq!(of(2, 2, "ProgressDeadlineExceeded"), Answer::Ready(()));
     }
 
     #[test]

@@ -93,7 +93,14 @@ fn e2e_converge_goes_on_after_a_kill_changes_nothing_twice_and_repairs_what_was_
     assert!(!raw.contains("MyP@ssw0rd"), "the Secret can be read");
 
     on_node(&["rm", &format!("/etc/containerd/certs.d/{registry}/hosts.toml")]);
-    on_node(&["kubectl", "label", "--overwrite", "namespace", "psa-test", "pod-security.kubernetes.io/enforce=baseline"]);
+    on_node(&[
+        "kubectl",
+        "label",
+        "--overwrite",
+        "namespace",
+        "psa-test",
+        "pod-security.kubernetes.io/enforce=baseline",
+    ]);
     on_node(&["kubectl", "-n", "storage-demo", "delete", "rolebinding", "demo-viewer-can-read"]);
     let steps = converge();
     assert_eq!(installed(&steps), ["hosts-toml", "namespaces", "viewer"]);
