@@ -90,7 +90,10 @@ impl<W: World> Bench<'_, W> {
             Some(Caught::Done(Err(ObserveError::NoGround(why)))) => Looked::NoGround(redacted(&why)),
             Some(Caught::Done(Err(ObserveError::Harness(why)))) => Looked::Harness(redacted(&why)),
             Some(Caught::Panicked(words)) => Looked::Harness(format!("the probe panicked: {}", redacted(&words))),
-            None => Looked::NoGround(format!("the observation did not end within {} s", budget.as_secs_f32())),
+            None => {
+                let last = cx.last_wait().map(|last| format!(": {}", redacted(&last))).unwrap_or_default();
+                Looked::NoGround(format!("the observation did not end within {} s{last}", budget.as_secs_f32()))
+            }
         };
         let undo_failed = undo.undo_all(self.world, self.events.as_ref()).await.err();
         self.store.clear_scratch(&scratch);

@@ -60,6 +60,7 @@ pub struct Cx {
     pub cancel: Cancel,
     events: Arc<dyn EventSink>,
     attachments: Arc<Mutex<Vec<Attachment>>>,
+    last_wait: Arc<Mutex<Option<String>>>,
     undo: Option<Arc<UndoLog>>,
 }
 
@@ -82,6 +83,7 @@ impl Cx {
             cancel: Cancel::new(),
             events,
             attachments: Arc::default(),
+            last_wait: Arc::default(),
             undo: None,
         }
     }
@@ -111,7 +113,16 @@ impl Cx {
 
     /// Tells what is being waited for, and the last thing seen.
     pub fn waiting(&self, what: impl Into<String>, last_seen: impl Into<String>) {
-        self.events.emit(Event::Waiting { who: self.check.clone(), what: what.into(), last_seen: last_seen.into() });
+        let (what, last_seen) = (what.into(), last_seen.into());
+        if let Ok(mut last) = self.last_wait.lock() {
+            *last = Some(format!("waiting for {what}, last seen: {last_seen}"));
+        }
+        self.events.emit(Event::Waiting { who: self.check.clone(), what, last_seen });
+    }
+
+    /// What was waited for last, and the last thing seen of it.
+    pub(crate) fn last_wait(&self) -> Option<String> {
+        self.last_wait.lock().ok().and_then(|last| last.clone())
     }
 
     /// A name for an object made by this observation: unique among checks and phases, the same for the same seed.

@@ -63,7 +63,12 @@ async fn baselines_that_say_nothing() {
     for (quirk, cell, verdict, reason) in [
         (Quirk::NoGround, "a", Verdict::Inconclusive, "nobody answers"),
         (Quirk::None, "empty", Verdict::Inconclusive, "empty is empty"),
-        (Quirk::Hangs, "a", Verdict::Inconclusive, "the observation did not end within 60 s"),
+        (
+            Quirk::Hangs,
+            "a",
+            Verdict::Inconclusive,
+            "the observation did not end within 60 s: waiting for Godot, last seen: a tree",
+        ),
         (Quirk::Harness, "a", Verdict::Error, "no such tool"),
         (Quirk::Panics, "a", Verdict::Error, "the probe panicked: index out of bounds"),
         (

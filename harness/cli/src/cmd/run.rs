@@ -134,9 +134,8 @@ async fn perform(
             _ = heartbeat.tick() => ctx.progress.heartbeat(HEARTBEAT),
         }
     };
-    if outcome.stopped.is_none() {
-        ground.journal.compact()?;
-    }
+    // What was put back may hold values of Secrets: it is kept no longer than it is needed.
+    ground.journal.compact()?;
     let fold = std::mem::take(&mut *fold.lock().unwrap_or_else(PoisonError::into_inner));
     let report = fold.finish(scopes).context("the run began without telling so")?;
     Ok((report, outcome.stopped))

@@ -166,7 +166,10 @@ impl Probe<Cells> for Reads {
             Quirk::NoGround => return Err(ObserveError::no_ground("nobody answers")),
             Quirk::Harness => return Err(ObserveError::harness("no such tool")),
             Quirk::Panics => panic!("index out of bounds"),
-            Quirk::Hangs => std::future::pending().await,
+            Quirk::Hangs => {
+                cx.waiting("Godot", "a tree");
+                std::future::pending().await
+            }
             Quirk::Makes => {
                 let own = cx.name("made");
                 cx.undo_afterwards(vec![world.as_found(&own)])?;
