@@ -36,6 +36,6 @@ pub use images::SANDBOX_IMAGE;
 pub use lock::{Lock, LockedBinary, LockedImage, LockedModule, LockedPackage};
 pub use manifest::{Damage, Problem};
 pub use progress::{Lines, Progress, Silent};
-pub use record::{Listed, PruneOptions, Verification, discard, list, lock_text, prune, verify};
+pub use record::{Listed, PruneOptions, Verification, discard, list, lock_text, prune, verify, write_lock};
 pub use select::{Group, Selection};
 pub use vm::VmParts;

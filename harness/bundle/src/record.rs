@@ -1,7 +1,7 @@
 //! What there is and whether it is what was built: `verify`, `list`, `prune`, and the contents of the lock file.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -145,7 +145,7 @@ pub struct PruneOptions {
     pub dry_run: bool,
 }
 
-/// Removes components that the kept selection of this version does not use; gives the paths that went.
+/// Removes components that no part of the kept selection of this version uses; gives the paths that went.
 ///
 /// # Errors
 /// When something cannot be removed.
@@ -156,8 +156,11 @@ pub fn prune(
     progress: &dyn Progress,
 ) -> Result<Vec<PathBuf>, BundleError> {
     let _lock = cache.lock(progress)?;
-    let plan = Plan::current(cache, keep)?;
-    let kept: BTreeSet<PathBuf> = plan.components.iter().map(|component| component.slot.dir().to_path_buf()).collect();
+    let mut kept: BTreeSet<PathBuf> = BTreeSet::new();
+    for part in keep.parts() {
+        let plan = Plan::current(cache, &part)?;
+        kept.extend(plan.components.iter().map(|component| component.slot.dir().to_path_buf()));
+    }
     let mut gone: Vec<PathBuf> =
         children(&cache.store())?.into_iter().filter(|path| options.all || !kept.contains(path)).collect();
     if options.caches || options.all {
@@ -226,4 +229,67 @@ pub fn lock_text(cache: &CacheDir, update: bool, progress: &dyn Progress) -> Res
     lock.binaries.sort();
     lock.images.sort();
     lock.text()
+}
+
+/// Writes a lock file as a whole: a reader, or a crash, leaves the old one or the new one.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_lock(path: &Path, text: &str) -> Result<(), BundleError> {
+    store::replace_file(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use crate::select::Group;
+    use std::fs;
+
+    fn cache_with(names: &[&Path]) -> (tempfile::TempDir, CacheDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CacheDir::at(dir.path());
+        for name in names {
+            fs::create_dir_all(cache.store().join(name)).unwrap();
+        }
+        (dir, cache)
+    }
+
+    fn seed_of(want: &Selection) -> PathBuf {
+        let plan = Plan::current(&CacheDir::at("/"), want).unwrap();
+        plan.find(crate::plan::SEED).unwrap().slot.dir().file_name().map(PathBuf::from).unwrap()
+    }
+
+    #[test]
+    fn pruning_keeps_what_any_part_of_the_selection_uses() {
+        let core = seed_of(&Selection::core());
+        let kyverno = seed_of(&Selection::core().with(Group::Kyverno));
+        assert_ne!(core, kyverno);
+        let old = Path::new("etcd-0000000000000000");
+        let (_dir, cache) = cache_with(&[&core, &kyverno, old]);
+        let options = PruneOptions { dry_run: true, ..PruneOptions::default() };
+        assert_eq!(prune(&cache, &Selection::all(), options, &Silent).unwrap(), [cache.store().join(old)]);
+        assert!(cache.store().join(old).exists(), "a dry run removes nothing");
+        let gone = prune(&cache, &Selection::core(), PruneOptions::default(), &Silent).unwrap();
+        assert_eq!(gone, [cache.store().join(&kyverno), cache.store().join(old)]);
+        assert!(!cache.store().join(old).exists() && cache.store().join(&core).exists());
+    }
+
+    #[test]
+    fn what_has_not_been_built_is_missing_and_not_sound() {
+        let (_dir, cache) = cache_with(&[]);
+        let found = verify(&cache, &Selection::core(), &Silent).unwrap();
+        assert!(!found.is_sound() && found.checked.is_empty());
+        assert!(found.missing.iter().any(|name| name == "kubernetes"));
+    }
+
+    #[test]
+    fn a_component_without_a_record_is_damaged_and_discarded() {
+        let seed = seed_of(&Selection::core());
+        let (_dir, cache) = cache_with(&[&seed]);
+        let found = verify(&cache, &Selection::core(), &Silent).unwrap();
+        assert_eq!(found.problems.len(), 1);
+        discard(&cache, &Selection::core(), &found, &Silent).unwrap();
+        assert!(!cache.store().join(&seed).exists());
+    }
 }

@@ -78,6 +78,14 @@ impl Selection {
         self.0.contains(&group)
     }
 
+    /// This selection and all smaller ones: whoever keeps it keeps what any of them is made of.
+    pub(crate) fn parts(&self) -> Vec<Self> {
+        self.groups().filter(|group| *group != Group::Core).fold(vec![Self::core()], |parts, group| {
+            let with = parts.iter().cloned().map(|part| part.with(group)).collect::<Vec<_>>();
+            [parts, with].concat()
+        })
+    }
+
     /// The groups, in order.
     pub fn groups(&self) -> impl Iterator<Item = Group> + '_ {
         self.0.iter().copied()
@@ -119,6 +127,12 @@ mod tests {
         assert_eq!("kyverno".parse::<Selection>()?.to_string(), "core,kyverno");
         assert_eq!("all".parse::<Selection>()?, Selection::all());
         Ok(())
+    }
+
+    #[test]
+    fn the_parts_of_a_selection_are_all_smaller_ones_and_itself() {
+        let parts: Vec<String> = Selection::all().parts().iter().map(ToString::to_string).collect();
+        assert_eq!(parts, ["core", "core,kyverno", "core,vm", "core,kyverno,vm"]);
     }
 
     #[test]

@@ -171,7 +171,7 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), BundleError>
 
 /// Replaces a file as a whole: readers see the old one or the new one.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
-    let parent = path.parent().unwrap_or(path);
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(io("create", parent))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = parent.join(format!(".{name}.{}", std::process::id()));

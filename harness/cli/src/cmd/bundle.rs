@@ -45,8 +45,9 @@ enum Action {
     },
     /// Remove components that this version does not use.
     Prune {
-        #[command(flatten)]
-        groups: Groups,
+        /// Groups of components to keep: core, kyverno, vm, all; core is always among them.
+        #[arg(long, default_value = "all")]
+        keep: String,
         /// Go's caches and the downloaded packages too; a later build takes longer.
         #[arg(long)]
         caches: bool,
@@ -152,8 +153,8 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
             }
             Ok(Exit::OK)
         }
-        Action::Prune { groups, caches, all, dry_run } => {
-            let (keep, options) = (groups.selection()?, PruneOptions { caches, all, dry_run });
+        Action::Prune { keep, caches, all, dry_run } => {
+            let (keep, options) = (Groups { groups: keep }.selection()?, PruneOptions { caches, all, dry_run });
             let gone =
                 blocking(move || shakedown_bundle::prune(&CacheDir::for_caller()?, &keep, options, &steps)).await?;
             if ctx.json {
@@ -169,9 +170,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         Action::Lock { update, output } => {
             let text = blocking(move || shakedown_bundle::lock_text(&CacheDir::for_caller()?, update, &steps)).await?;
             match output {
-                Some(path) => {
-                    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-                }
+                Some(path) => shakedown_bundle::write_lock(&path, &text)?,
                 None => ctx.line(text.trim_end())?,
             }
             Ok(Exit::OK)
