@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn only_a_step_that_ended_well_can_be_judged() {
         let step = |code| Step { code, ms: 9000, out: "x".into() };
-        let observed = Observed(BTreeMap::from([("a".into(), step(0)), ("b".into(), step(3)), ("c".into(), step(124))]));
+        let observed =
+            Observed(BTreeMap::from([("a".into(), step(0)), ("b".into(), step(3)), ("c".into(), step(124))]));
         assert_eq!(observed.of("a"), Ok("x"));
         assert_eq!(observed.of("b").unwrap_err(), "step `b` ended with exit code 3");
         assert_eq!(observed.of("c").unwrap_err(), "step `c` was ended after 9 s");

@@ -126,7 +126,9 @@ mod tests {
     #[test]
     fn the_guest_gets_what_the_commands_take_and_no_more() {
         let needs = |component, path: &str| needed(component, Path::new(path));
-        assert!(needs("node-root", "usr/bin/runc") && needs("containerd-seed", "io.containerd.metadata.v1.bolt/meta.db"));
+        assert!(
+            needs("node-root", "usr/bin/runc") && needs("containerd-seed", "io.containerd.metadata.v1.bolt/meta.db")
+        );
         assert!(needs("kubernetes", "bin/kubeadm") && !needs("kubernetes", "bin/kube-apiserver"));
         assert!(needs("cilium", "charts/cilium/Chart.yaml") && !needs("cilium", "bin/cilium-agent"));
         assert!(!needs("image-cilium", "image.tar") && !needs("helm", "share/helm"));

@@ -40,15 +40,16 @@ on_node() {
 
 # What a person would look at first.
 explain() {
+    local log
     {
-        echo "== kubectl get pods"
-        shakedown --quiet exec cp-1 -- kubectl get nodes,pods -A -o wide
-        echo "== agent"
-        shakedown --quiet exec cp-1 -- kubectl -n kube-system logs ds/cilium --all-containers --tail=40
-        for log in /var/lib/shakedown/shakedown/nodes/*/upper/var/log/shakedown/*.log; do
+        for log in /var/lib/shakedown/shakedown/nodes/*/upper/var/log/shakedown/*.log \
+            /var/lib/shakedown/shakedown/nodes/*/upper/var/log/pods/*/*/*.log; do
             echo "== $log"
             tail -n 25 "$log"
         done
+        echo "== agent"
+        timeout 60 shakedown --quiet exec cp-1 -- \
+            kubectl --request-timeout=20s -n kube-system logs ds/cilium --all-containers --tail=40
         echo "== kernel"
         dmesg | tail -n 20
     } >&3 2>&3

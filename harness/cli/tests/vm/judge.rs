@@ -49,7 +49,9 @@ const EXPECTATIONS: [Expectation; 18] = [
         unless(!attached(seen), || format!("Cilium attached to the host's group instead of the node's: {seen}"))
     }),
     ("kubelet", kubelet),
-    ("oom-score", |seen| unless(seen.trim() == "-997", || format!("kube-apiserver's OOM score is {seen}, not lowered"))),
+    ("oom-score", |seen| {
+        unless(seen.trim() == "-997", || format!("kube-apiserver's OOM score is {seen}, not lowered"))
+    }),
     ("agent", agent),
     ("wireguard-link", wireguard),
     ("modules", |seen| {
@@ -108,7 +110,8 @@ fn converged(seen: &str) -> Option<String> {
 
 fn controllers(seen: &str) -> Option<String> {
     let have: Vec<&str> = seen.split_whitespace().collect();
-    let missing: Vec<&str> = ["cpu", "cpuset", "io", "memory", "pids"].into_iter().filter(|c| !have.contains(c)).collect();
+    let missing: Vec<&str> =
+        ["cpu", "cpuset", "io", "memory", "pids"].into_iter().filter(|c| !have.contains(c)).collect();
     unless(missing.is_empty(), || format!("the node's children do not get {}", missing.join(", ")))
 }
 
@@ -122,14 +125,20 @@ fn pods(seen: &str) -> Option<String> {
 /// Whether socket programs hang on the group: the names of their kinds differ between versions of the tool.
 fn attached(seen: &str) -> bool {
     let programs = json(seen).ok().and_then(|list| list.as_array().cloned()).unwrap_or_default();
-    programs.iter().any(|program| program["attach_type"].as_str().is_some_and(|kind| kind.ends_with("connect4") || kind.ends_with("inet4_connect")))
+    programs.iter().any(|program| {
+        program["attach_type"]
+            .as_str()
+            .is_some_and(|kind| kind.ends_with("connect4") || kind.ends_with("inet4_connect"))
+    })
 }
 
 fn kubelet(seen: &str) -> Option<String> {
     match json(seen) {
         Ok(seen) => {
             let driver = &seen["kubeletconfig"]["cgroupDriver"];
-            unless(driver == "cgroupfs", || format!("the kubelet's cgroup driver is {driver}, containerd's is cgroupfs"))
+            unless(driver == "cgroupfs", || {
+                format!("the kubelet's cgroup driver is {driver}, containerd's is cgroupfs")
+            })
         }
         Err(wrong) => Some(wrong),
     }
@@ -185,7 +194,8 @@ mod tests {
 
     /// What a host of this kind shows.
     fn good() -> BTreeMap<&'static str, String> {
-        let items: Vec<Value> = CARRIED.iter().map(|what| json!({"what": what, "level": "ok", "seen": "yes"})).collect();
+        let items: Vec<Value> =
+            CARRIED.iter().map(|what| json!({"what": what, "level": "ok", "seen": "yes"})).collect();
         let mut items = items;
         items.push(json!({"what": "control groups", "level": "ok", "seen": "v2"}));
         let agent = json!({"name": "cilium-agent", "securityContext": {"capabilities": {"add": ["SYS_RESOURCE"]}}});
@@ -204,7 +214,10 @@ mod tests {
             ("agent", json!({"spec": {"template": {"spec": {"containers": [agent]}}}}).to_string()),
             ("wireguard-link", json!([{"linkinfo": {"info_kind": "wireguard"}}]).to_string()),
             ("modules", "wireguard 94208 0 - Live 0x0\n".into()),
-            ("cilium-status", "KubeProxyReplacement:  True [eth0]\nEncryption:  Wireguard [x]\nCilium:  Ok  1.16.5\n".into()),
+            (
+                "cilium-status",
+                "KubeProxyReplacement:  True [eth0]\nEncryption:  Wireguard [x]\nCilium:  Ok  1.16.5\n".into(),
+            ),
             ("down", String::new()),
             ("residue", "[]".into()),
             ("host-groups", String::new()),
