@@ -2,7 +2,7 @@
 
 use shakedown_core::Capability::{ApiserverManifests, EtcdAccess, Nodes3cp, NodesExec};
 use shakedown_engine::{Check, check, finds};
-use shakedown_words::{Platform, encryption_config, raw_bytes};
+use shakedown_words::{Platform, encryption_config, raw_bytes, secret_read};
 
 /// What every Secret's raw value begins with (ENC-058).
 const PREFIX: &str = "k8s:enc:aescbc:v1:key1:";
@@ -26,5 +26,12 @@ pub fn checks() -> Vec<Check<Platform>> {
             .expect(encryption_config::documented_on(3))
             .sabotage(encryption_config::readable_by_everyone(), finds("mode"))
             .remedy("copy /etc/kubernetes/encryption-config.yaml from a good control plane, chmod 600, and restart the apiserver"),
+        check("encryption.the-documented-secret-reads-the-same-through-every-apiserver")
+            .asserts(["ENC-027", "ENC-057", "ENC-059"])
+            .needs([Nodes3cp])
+            .observe(secret_read::documented_secret())
+            .expect(secret_read::reads_as_documented(3))
+            .sabotage(secret_read::another_password(), finds("other-value"))
+            .remedy("give every apiserver the same encryption configuration, and the Secret its documented values"),
     ]
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shakedown_core::Capability::{CiliumMaglev, Nodes5, NodesExec};
 use shakedown_engine::{Check, check, finds};
-use shakedown_words::{Platform, echo::echo, maglev, maglev_change};
+use shakedown_words::{Platform, echo::echo, maglev, maglev_change, spread};
 
 /// The checks of this area.
 pub fn checks() -> Vec<Check<Platform>> {
@@ -28,5 +28,13 @@ pub fn checks() -> Vec<Check<Platform>> {
             .expect(maglev::few_slots_move(5, 5.0))
             .sabotage(maglev_change::table_of_another_seed(), finds("too-many-moved"))
             .remedy("use a table of more than 100 times the number of backends, and one seed on all nodes"),
+        check("maglev.connections-from-outside-spread-as-the-table-says")
+            .asserts(["LB-031"])
+            .needs([CiliumMaglev, NodesExec, Nodes5])
+            .observe(spread::connections(600))
+            .with(echo())
+            .expect(spread::as_the_table_says())
+            .sabotage(maglev_change::table_without_one_backend(), finds("spread"))
+            .remedy("compare `cilium-dbg bpf lb maglev list` on the node with the Service's endpoints, and restart its agent"),
     ]
 }

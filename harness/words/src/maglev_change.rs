@@ -89,12 +89,24 @@ impl Probe<Platform> for TakeOut {
     }
 }
 
+/// Which table is put in the place of the agent's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Instead {
+    OtherSeed,
+    OneBackendLess,
+}
+
 /// The datapath of one node has another table than its agent computed.
-pub struct OtherTable;
+pub struct OtherTable(Instead);
 
 /// On the last node the table of the echo Service is the one that another seed gives.
 pub fn table_of_another_seed() -> OtherTable {
-    OtherTable
+    OtherTable(Instead::OtherSeed)
+}
+
+/// On the last node one backend of the echo Service has no slot in the table.
+pub fn table_without_one_backend() -> OtherTable {
+    OtherTable(Instead::OneBackendLess)
 }
 
 /// What is needed to change a table in place.
@@ -131,7 +143,12 @@ impl OtherTable {
         let numbers = numbers.map_err(PlantError::new)?;
         let theirs = tables.nodes[&node].table().ok_or_else(|| PlantError::new("the table is damaged"))?;
         let settings = &tables.settings;
-        let other = Table::of_equals(settings.backends.clone(), settings.size, HashSeed::new(OTHER_SEED));
+        let other = match self.0 {
+            Instead::OtherSeed => Table::of_equals(settings.backends.clone(), settings.size, HashSeed::new(OTHER_SEED)),
+            Instead::OneBackendLess => {
+                Table::of_equals(settings.backends.iter().skip(1).cloned(), settings.size, settings.seed)
+            }
+        };
         let other = other.map_err(PlantError::new)?;
         // The id of a backend is the one that the table has in any of the backend's slots.
         let id_of =
@@ -164,7 +181,10 @@ fn write(map: u32) -> String {
 
 impl Sabotage<Platform> for OtherTable {
     fn describe(&self) -> String {
-        "one node's datapath has the Maglev table of another seed".into()
+        match self.0 {
+            Instead::OtherSeed => "one node's datapath has the Maglev table of another seed".into(),
+            Instead::OneBackendLess => "one backend has no slot in the Maglev table of one node".into(),
+        }
     }
 
     fn touches(&self) -> Touches {

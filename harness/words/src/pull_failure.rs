@@ -171,8 +171,12 @@ impl Probe<Platform> for Record {
 
 /// Lets a Pod pull from a port that only records.
 async fn record(platform: &Platform, cx: &Cx, node: &str, address: &str, stem: &str) -> Result<Vec<u8>, ObserveError> {
-    // The connection ends when nothing more is said: the runtime is not kept waiting for an answer.
-    let listen = format!("timeout 20 socat -u -T 0.5 TCP4-LISTEN:{RECORDER},reuseaddr - | head -c 8");
+    // A reader that has its bytes ends, and the connection with it: the runtime is not kept waiting for an answer.
+    let file = format!("/run/{}", cx.name("first-bytes"));
+    let listen = format!(
+        "trap 'rm -f {file}' EXIT; timeout --foreground 20 socat -t 0.2 TCP4-LISTEN:{RECORDER},reuseaddr SYSTEM:'head -c 8 >{file}' \
+         2>/dev/null || true; cat {file}"
+    );
     let recorder = async { script(platform, node, &listen, COMMAND * 2).await.map_err(ObserveError::no_ground) };
     let pulling = async {
         wait_for("the recorder", COMMAND, || async {
