@@ -2,7 +2,6 @@
 //! (`cp -al`, the `*.db` files copied for real): committed snapshots are never written to.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use crate::cache::CacheDir;
@@ -33,7 +32,7 @@ pub(crate) fn build(
     let log = cache.logs().join("seed.log");
     let daemon_log = cache.logs().join("seed-containerd.log");
     std::fs::create_dir_all(cache.logs()).map_err(io("create", cache.logs()))?;
-    let mut unshare = Command::new("unshare");
+    let mut unshare = command::bound_to_us("unshare");
     unshare.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]);
     unshare.args(["sh", "-c", SCRIPT, "seed"]).arg(node_root).arg(seed).arg(&store).arg(&daemon_log);
     unshare.args(archives.iter().map(|archive| archive.strip_prefix(&store).unwrap_or(archive)));
