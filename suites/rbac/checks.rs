@@ -1,11 +1,13 @@
 //! Identities and rights: the documented viewer, its seven scenarios, and what it must not do.
 
+use serde_json::json;
 use shakedown_engine::{Check, check, finds};
 use shakedown_words::access::{every, may};
 use shakedown_words::identity::Identity;
-use shakedown_words::rights::{binding_removed, bound, forbidden, granted, review_of, rule_added, rule_narrowed, subject, user_of};
+use shakedown_words::rights::{
+    binding_removed, bound, forbidden, granted, review_of, rule_added, rule_narrowed, subject, user_of,
+};
 use shakedown_words::{ObjectRef, Platform, fields};
-use serde_json::json;
 
 /// The documented namespace, account, token Secret, Role and binding (RBAC-021).
 const NAMESPACE: &str = "storage-demo";
@@ -24,7 +26,14 @@ const IN: &str = " in storage-demo";
 
 /// All checks of this area.
 pub fn checks() -> Vec<Check<Platform>> {
-    vec![seven_scenarios(), viewer_reads(), viewer_does_not_write(), viewer_sees_no_secrets(), viewer_objects(), binding_names_role()]
+    vec![
+        seven_scenarios(),
+        viewer_reads(),
+        viewer_does_not_write(),
+        viewer_sees_no_secrets(),
+        viewer_objects(),
+        binding_names_role(),
+    ]
 }
 
 /// The viewer, by its documented token.
@@ -38,26 +47,43 @@ fn viewer_subject() -> serde_json::Value {
 
 fn seven_scenarios() -> Check<Platform> {
     check("rbac.viewers-seven-scenarios")
-        .asserts(["RBAC-035", "RBAC-036", "RBAC-037", "RBAC-038", "RBAC-039", "RBAC-040", "RBAC-041", "RBAC-042", "RBAC-043"])
-        .observe(may(viewer(), [
-            "list pods in storage-demo", "list configmaps in storage-demo", "list secrets in storage-demo",
-            "list pods in default", "list nodes", "create pods in storage-demo", "create deployments.apps in storage-demo",
-        ]))
+        .asserts([
+            "RBAC-035", "RBAC-036", "RBAC-037", "RBAC-038", "RBAC-039", "RBAC-040", "RBAC-041", "RBAC-042", "RBAC-043",
+        ])
+        .observe(may(
+            viewer(),
+            [
+                "list pods in storage-demo",
+                "list configmaps in storage-demo",
+                "list secrets in storage-demo",
+                "list pods in default",
+                "list nodes",
+                "create pods in storage-demo",
+                "create deployments.apps in storage-demo",
+            ],
+        ))
         .expect(
             granted(["list pods in storage-demo", "list configmaps in storage-demo"])
                 .known_as(USER)
                 .forbidden_with("list secrets in storage-demo", &["secrets is forbidden", "cannot list", "\"secrets\""])
                 .forbidden_with("list pods in default", &["pods is forbidden", "in the namespace \"default\""])
                 .forbidden_with("list nodes", &["nodes is forbidden", "at the cluster scope"])
-                .forbidden_with("create pods in storage-demo", &[
-                    "pods is forbidden:",
-                    "User \"system:serviceaccount:storage-demo:demo-viewer\"",
-                    "cannot create resource \"pods\" in API group \"\" in the namespace \"storage-demo\"",
-                ])
+                .forbidden_with(
+                    "create pods in storage-demo",
+                    &[
+                        "pods is forbidden:",
+                        "User \"system:serviceaccount:storage-demo:demo-viewer\"",
+                        "cannot create resource \"pods\" in API group \"\" in the namespace \"storage-demo\"",
+                    ],
+                )
                 .forbidden(["create deployments.apps in storage-demo"]),
         )
         .sabotage(
-            rule_added(NAMESPACE, ROLE, &[""], &["pods"], &["create"]).shown_by(review_of(USER, &[], "create pods in storage-demo")),
+            rule_added(NAMESPACE, ROLE, &[""], &["pods"], &["create"]).shown_by(review_of(
+                USER,
+                &[],
+                "create pods in storage-demo",
+            )),
             finds("right-too-many"),
         )
         .remedy("`shakedown converge` writes the documented Role pod-cm-reader")
@@ -79,7 +105,11 @@ fn viewer_reads() -> Check<Platform> {
         .observe(may(viewer(), asked.iter().map(String::as_str)))
         .expect(granted(readable()).known_as(USER).forbidden(neighbours))
         .sabotage(
-            rule_narrowed(NAMESPACE, ROLE, 0, &["pods", "configmaps"]).shown_by(review_of(USER, &[], "get pods/log in storage-demo")),
+            rule_narrowed(NAMESPACE, ROLE, 0, &["pods", "configmaps"]).shown_by(review_of(
+                USER,
+                &[],
+                "get pods/log in storage-demo",
+            )),
             finds("right-missing"),
         )
         .remedy("`shakedown converge` writes the documented Role pod-cm-reader")
@@ -94,20 +124,33 @@ fn viewer_does_not_write() -> Check<Platform> {
         .observe(may(viewer(), asked.iter().map(String::as_str)))
         .expect(forbidden(asked).known_as(USER))
         .sabotage(
-            rule_added(NAMESPACE, ROLE, &["apps"], &["deployments"], &["delete"]).shown_by(review_of(USER, &[], "delete deployments.apps in storage-demo")),
+            rule_added(NAMESPACE, ROLE, &["apps"], &["deployments"], &["delete"]).shown_by(review_of(
+                USER,
+                &[],
+                "delete deployments.apps in storage-demo",
+            )),
             finds("right-too-many"),
         )
         .remedy("take every verb but get, list and watch out of Role pod-cm-reader")
 }
 
 fn viewer_sees_no_secrets() -> Check<Platform> {
-    let questions = ["list pods in storage-demo", "get secrets in storage-demo", "list pods in default", "create deployments.apps in storage-demo"];
+    let questions = [
+        "list pods in storage-demo",
+        "get secrets in storage-demo",
+        "list pods in default",
+        "create deployments.apps in storage-demo",
+    ];
     check("rbac.reviews-agree-with-requests")
         .asserts(["RBAC-045", "RBAC-046", "RBAC-047", "RBAC-049", "RBAC-051", "RBAC-052"])
         .observe(may(viewer(), questions))
         .expect(granted(questions[..1].to_vec()).known_as(USER).forbidden(questions[1..].to_vec()))
         .sabotage(
-            bound("shakedown-viewer-edits", "edit", Some(NAMESPACE), &viewer_subject()).shown_by(review_of(USER, &[], "get secrets in storage-demo")),
+            bound("shakedown-viewer-edits", "edit", Some(NAMESPACE), &viewer_subject()).shown_by(review_of(
+                USER,
+                &[],
+                "get secrets in storage-demo",
+            )),
             finds("right-too-many"),
         )
         .remedy("look for bindings of demo-viewer beside demo-viewer-can-read")
@@ -116,9 +159,10 @@ fn viewer_sees_no_secrets() -> Check<Platform> {
 fn viewer_objects() -> Check<Platform> {
     check("rbac.viewer-is-bound-to-its-role")
         .asserts(["RBAC-021"])
-        .observe(fields::of(ObjectRef::namespaced("rbac.authorization.k8s.io/v1", "RoleBinding", NAMESPACE, BINDING), &[
-            "/roleRef/kind", "/roleRef/name", "/subjects",
-        ]))
+        .observe(fields::of(
+            ObjectRef::namespaced("rbac.authorization.k8s.io/v1", "RoleBinding", NAMESPACE, BINDING),
+            &["/roleRef/kind", "/roleRef/name", "/subjects"],
+        ))
         .expect(fields::are(vec![
             ("/roleRef/kind", json!("Role")),
             ("/roleRef/name", json!(ROLE)),
@@ -139,8 +183,18 @@ fn viewer_objects() -> Check<Platform> {
 fn binding_names_role() -> Check<Platform> {
     check("rbac.binding-is-all-that-grants")
         .asserts(["RBAC-064"])
-        .observe(may(Identity::user(&user_of(NAMESPACE, VIEWER)), ["get pods in storage-demo", "get secrets in storage-demo"]))
-        .expect(granted(["get pods in storage-demo"]).because("demo-viewer-can-read").forbidden(["get secrets in storage-demo"]))
-        .sabotage(binding_removed(NAMESPACE, BINDING).shown_by(review_of(USER, &[], "get pods in storage-demo")), finds("right-missing"))
+        .observe(may(
+            Identity::user(&user_of(NAMESPACE, VIEWER)),
+            ["get pods in storage-demo", "get secrets in storage-demo"],
+        ))
+        .expect(
+            granted(["get pods in storage-demo"])
+                .because("demo-viewer-can-read")
+                .forbidden(["get secrets in storage-demo"]),
+        )
+        .sabotage(
+            binding_removed(NAMESPACE, BINDING).shown_by(review_of(USER, &[], "get pods in storage-demo")),
+            finds("right-missing"),
+        )
         .remedy("`shakedown converge` writes the documented RoleBinding demo-viewer-can-read")
 }

@@ -20,6 +20,8 @@ mod psa;
 mod psa_levels;
 #[path = "../rbac/checks.rs"]
 mod rbac;
+#[path = "../rbac/model.rs"]
+mod rbac_model;
 #[path = "../registry/checks.rs"]
 mod registry;
 #[path = "../wireguard/checks.rs"]
@@ -38,6 +40,7 @@ pub fn checks() -> Vec<Check<Platform>> {
         psa::checks(),
         psa_levels::checks(),
         rbac::checks(),
+        rbac_model::checks(),
         encryption::checks(),
         etcd::checks(),
         kube_proxy_replacement::checks(),

@@ -118,6 +118,42 @@ pub fn may<'a>(identity: Identity, questions: impl IntoIterator<Item = &'a str>)
     Questions { identity, questions: questions.into_iter().map(str::to_owned).collect() }
 }
 
+/// Several identities, each with its own questions.
+#[derive(Debug, Clone)]
+pub struct Each(Vec<Questions>);
+
+/// Asks for several identities, one after the other.
+pub fn may_each(rows: Vec<Questions>) -> Each {
+    Each(rows)
+}
+
+/// What several identities may do: a row each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Matrix {
+    /// In the order of asking.
+    pub rows: Vec<Access>,
+}
+
+impl Observation for Matrix {
+    const SCHEMA: &'static str = "access-matrix/1";
+}
+
+impl Probe<Platform> for Each {
+    type Seen = Matrix;
+
+    fn touches(&self) -> Touches {
+        self.0.iter().fold(Touches::nothing(), |touches, row| touches.union(&Probe::touches(row)))
+    }
+
+    async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Matrix, ObserveError> {
+        let mut rows = Vec::with_capacity(self.0.len());
+        for row in &self.0 {
+            rows.push(row.observe(platform, cx).await?);
+        }
+        Ok(Matrix { rows })
+    }
+}
+
 /// All combinations of verbs and resources, with the same place for each.
 pub fn every(verbs: &[&str], resources: &[&str], place: &str) -> Vec<String> {
     verbs.iter().flat_map(|verb| resources.iter().map(move |what| format!("{verb} {what}{place}"))).collect()
@@ -128,10 +164,10 @@ impl Probe<Platform> for Questions {
 
     fn touches(&self) -> Touches {
         let cluster_wide = Touches::nothing().reads(Resource::Component("cluster-wide".to_owned()));
-        self.questions.iter().filter_map(|text| Question::from_str(text).ok()?.namespace).fold(
-            cluster_wide,
-            |touches, namespace| touches.reads(Resource::Namespace(namespace)),
-        )
+        self.questions
+            .iter()
+            .filter_map(|text| Question::from_str(text).ok()?.namespace)
+            .fold(cluster_wide, |touches, namespace| touches.reads(Resource::Namespace(namespace)))
     }
 
     async fn observe(&self, platform: &Platform, _: &Cx) -> Result<Access, ObserveError> {
@@ -161,8 +197,11 @@ async fn asked(
     groups: &[String],
     question: &Question,
 ) -> Result<Asked, ApiError> {
-    let (own, review, real) =
-        futures::join!(own_review(caller, question), review(platform, user, groups, question), real(platform, caller, question));
+    let (own, review, real) = futures::join!(
+        own_review(caller, question),
+        review(platform, user, groups, question),
+        real(platform, caller, question)
+    );
     let (review, review_reason) = review?;
     let real = real?;
     Ok(Asked {
@@ -293,7 +332,10 @@ mod tests {
         let words = "pods is forbidden: User \"x\" cannot list resource \"pods\" in API group \"\"";
         assert!(!let_through(&answer(403, words)));
         assert!(!let_through(&answer(401, "Unauthorized")));
-        assert!(let_through(&answer(403, "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\": a (b)")));
+        assert!(let_through(&answer(
+            403,
+            "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\": a (b)"
+        )));
         assert!(let_through(&answer(404, "not found")));
     }
 

@@ -211,7 +211,8 @@ impl Submission {
         }
         let query = if self.dry_run { format!("{path}?dryRun=All") } else { path };
         let caller = self.identity.caller(platform).await.map_err(ObserveError::no_ground)?;
-        let answer = caller.ask(Ask::new(Method::POST, &query).with(&manifest)).await.map_err(ObserveError::no_ground)?;
+        let answer =
+            caller.ask(Ask::new(Method::POST, &query).with(&manifest)).await.map_err(ObserveError::no_ground)?;
         let exists_afterwards = platform.get(&object).await.map_err(ObserveError::no_ground)?.is_some();
         if exists_afterwards && !self.dry_run {
             platform.delete(&object).await.map_err(ObserveError::no_ground)?;
@@ -228,7 +229,11 @@ fn answered(
 ) -> Result<Answered, ObserveError> {
     if answer.code >= 500 || answer.code == 404 || answer.code == 401 {
         // No word on the manifest: the namespace is gone, the API is ill, the identity is unknown.
-        return Err(ObserveError::no_ground(format!("creating {object}: answered {}: {}", answer.code, answer.message())));
+        return Err(ObserveError::no_ground(format!(
+            "creating {object}: answered {}: {}",
+            answer.code,
+            answer.message()
+        )));
     }
     let stored = if answer.is_ok() && submission.keep { crate::undo::desired(&answer.body) } else { Value::Null };
     let (reason, message) =

@@ -267,7 +267,8 @@ mod tests {
         assert_eq!(codes(more.judge(&seen)), ["violation-missing"]);
         let fewer = denied().with_exactly_these_violations(&["privileged"]);
         assert_eq!(codes(fewer.judge(&seen)), ["violation-unexpected"]);
-        let other = denied().with_exactly_these_violations(&["privileged", "seccompProfile"]).by_policy("baseline:latest");
+        let other =
+            denied().with_exactly_these_violations(&["privileged", "seccompProfile"]).by_policy("baseline:latest");
         assert_eq!(codes(other.judge(&seen)), ["other-policy"]);
         assert_eq!(codes(allowed().judge(&seen)), ["refused"]);
         assert_eq!(codes(denied().saying(&["quota"]).judge(&seen)), ["message-differs"]);

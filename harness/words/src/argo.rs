@@ -13,6 +13,7 @@ use shakedown_core::{Answer, Observation, Resource, Touches, UndoStep};
 use shakedown_engine::{Cx, ObserveError, Probe};
 
 use crate::api::Patch;
+use crate::change::Signal;
 use crate::objects::ObjectRef;
 use crate::platform::Platform;
 use crate::undo::as_found;
@@ -75,10 +76,15 @@ impl App {
             last_revision: text(&last["revision"]),
             last_automated: last["initiatedBy"]["automated"].as_bool().unwrap_or_default(),
             last_user: text(&last["initiatedBy"]["username"]),
-            conditions: list("conditions").iter().map(|c| format!("{}: {}", text(&c["type"]), text(&c["message"]))).collect(),
+            conditions: list("conditions")
+                .iter()
+                .map(|c| format!("{}: {}", text(&c["type"]), text(&c["message"])))
+                .collect(),
             resources: list("resources")
                 .iter()
-                .map(|r| (format!("{} {}/{}", text(&r["kind"]), text(&r["namespace"]), text(&r["name"])), text(&r["status"])))
+                .map(|r| {
+                    (format!("{} {}/{}", text(&r["kind"]), text(&r["namespace"]), text(&r["name"])), text(&r["status"]))
+                })
                 .collect(),
         }
     }
@@ -140,6 +146,16 @@ impl Probe<Platform> for Status {
         }
         Ok(AppSeen { name: self.name.to_owned(), app: last })
     }
+}
+
+/// What an Application's sync status is.
+pub fn sync_of(name: &'static str) -> Signal {
+    Box::new(move |platform, _| {
+        Box::pin(async move {
+            let live = platform.get(&application(name)).await.map_err(|e| e.to_string())?;
+            Ok(live.map_or_else(|| "gone".to_owned(), |live| App::read(&live).sync))
+        })
+    })
 }
 
 /// A change made by hand.
@@ -255,7 +271,11 @@ impl Probe<Platform> for Drifting {
             platform.patch(&app, Patch::Merge, &off).await.map_err(ObserveError::no_ground)?;
         }
         let count = u32::try_from(self.changes.len().max(1)).unwrap_or(u32::MAX);
-        let each = if self.self_heal_off { STAYS } else { (cx.budget.saturating_sub(REST) / count).max(Duration::from_secs(4)) };
+        let each = if self.self_heal_off {
+            STAYS
+        } else {
+            (cx.budget.saturating_sub(REST) / count).max(Duration::from_secs(4))
+        };
         let mut drifts = vec![];
         for change in &self.changes {
             cx.waiting(format!("revert of a {} of {}", change.kind(), change.object()), "changed by hand");

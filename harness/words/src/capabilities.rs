@@ -44,7 +44,10 @@ async fn on_machines(platform: &Platform, found: &mut BTreeMap<Capability, Avail
     use Capability::{ApiserverManifests, Containerd, Crio, EtcdAccess, NodesExec, Systemd};
     let Some(machine) = platform.machines().values().next() else {
         for capability in [NodesExec, ApiserverManifests, EtcdAccess, Containerd, Crio, Systemd] {
-            found.insert(capability, absent("the nodes cannot be reached; a cluster that the harness made can prove it"));
+            found.insert(
+                capability,
+                absent("the nodes cannot be reached; a cluster that the harness made can prove it"),
+            );
         }
         return;
     };

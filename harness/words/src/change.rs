@@ -16,8 +16,8 @@ use crate::objects::ObjectRef;
 use crate::platform::Platform;
 use crate::undo::{as_found, desired};
 
-/// How long every apiserver may take to take in a change of an object (its caches follow by watch).
-const TAKEN_IN: Duration = Duration::from_secs(15);
+/// How long the apiservers (their caches follow by watch) or a controller may take to take in a change of an object.
+const TAKEN_IN: Duration = Duration::from_secs(30);
 
 /// What an apiserver says about something: one line that a change alters.
 pub type Signal = Box<dyn for<'a> Fn(&'a Platform, &'a Client) -> BoxFuture<'a, Result<String, String>> + Send + Sync>;
@@ -210,7 +210,8 @@ pub const TAKEN_DOWN: &str = "objects-at-once";
 /// Does all steps side by side.
 pub fn take_down<'a>(platform: &'a Platform, data: &'a Value) -> BoxFuture<'a, Result<(), WorldError>> {
     Box::pin(async move {
-        let steps: Vec<UndoStep> = serde_json::from_value(data.clone()).map_err(|e| WorldError(format!("journal: {e}")))?;
+        let steps: Vec<UndoStep> =
+            serde_json::from_value(data.clone()).map_err(|e| WorldError(format!("journal: {e}")))?;
         futures::future::try_join_all(steps.iter().map(|step| crate::undo::undo(platform, step))).await.map(|_| ())
     })
 }
@@ -304,7 +305,10 @@ mod tests {
     #[tokio::test]
     async fn shared_objects_are_taken_down_together() {
         let platform = Platform::for_test(FakeApi::default().client(), vec![]);
-        let both = shared("two", vec![map("one"), json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}})]);
+        let both = shared(
+            "two",
+            vec![map("one"), json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}})],
+        );
         let undo = Fixture::undo_plan(&both, &platform).await.unwrap();
         both.set_up(&platform).await.unwrap();
         assert!(platform.get(&a()).await.unwrap().is_some());

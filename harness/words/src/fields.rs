@@ -123,7 +123,8 @@ impl Probe<Platform> for ServedKinds {
         }
         let mut served = BTreeSet::new();
         for version in versions {
-            let list = Ask::get(&version_path(&version)).send(platform.admin()).await.map_err(ObserveError::no_ground)?;
+            let list =
+                Ask::get(&version_path(&version)).send(platform.admin()).await.map_err(ObserveError::no_ground)?;
             let resources = list.body["resources"].as_array().into_iter().flatten();
             served.extend(
                 resources
@@ -183,7 +184,9 @@ mod tests {
     #[test]
     fn fields_are_compared() {
         assert_eq!(are(vec![("/a", json!("x"))]).judge(&seen(json!("x"))), Judgement::Pass);
-        let Judgement::Fail(findings) = are(vec![("/a", json!("x"))]).judge(&seen(Value::Null)) else { panic!("a failure") };
+        let Judgement::Fail(findings) = are(vec![("/a", json!("x"))]).judge(&seen(Value::Null)) else {
+            panic!("a failure")
+        };
         assert_eq!(findings[0].code, "field-differs");
         assert!(matches!(are(vec![("/b", json!(1))]).judge(&seen(json!(1))), Judgement::Inconclusive(_)));
         let gone = Fields { exists: false, ..seen(Value::Null) };

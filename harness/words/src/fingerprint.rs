@@ -15,10 +15,34 @@ use crate::undo::desired;
 
 /// Kinds that controllers write by themselves, or that come and go.
 const PASSING: &[&str] = &[
-    "Event", "Lease", "Endpoints", "EndpointSlice", "Pod", "ReplicaSet", "ControllerRevision", "CSINode", "VolumeAttachment",
-    "CertificateSigningRequest", "ComponentStatus", "CiliumEndpoint", "CiliumIdentity", "CiliumNode", "CiliumEndpointSlice",
-    "PolicyReport", "ClusterPolicyReport", "EphemeralReport", "ClusterEphemeralReport", "UpdateRequest", "PodMetrics",
-    "NodeMetrics", "IPAddress", "ServiceCIDR", "APIService", "StorageVersion", "FlowSchema", "PriorityLevelConfiguration",
+    "Event",
+    "Lease",
+    "Endpoints",
+    "EndpointSlice",
+    "Pod",
+    "ReplicaSet",
+    "ControllerRevision",
+    "CSINode",
+    "VolumeAttachment",
+    "CertificateSigningRequest",
+    "ComponentStatus",
+    "CiliumEndpoint",
+    "CiliumIdentity",
+    "CiliumNode",
+    "CiliumEndpointSlice",
+    "PolicyReport",
+    "ClusterPolicyReport",
+    "EphemeralReport",
+    "ClusterEphemeralReport",
+    "UpdateRequest",
+    "PodMetrics",
+    "NodeMetrics",
+    "IPAddress",
+    "ServiceCIDR",
+    "APIService",
+    "StorageVersion",
+    "FlowSchema",
+    "PriorityLevelConfiguration",
 ];
 /// Annotations and labels that controllers write by themselves.
 const WRITTEN: &[&str] = &[

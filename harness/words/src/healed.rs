@@ -26,11 +26,19 @@ impl Expect<AppSeen> for SyncedAndHealthy {
                 findings.push(Finding::new(code, &seen.name, message));
             }
         };
-        expect("not-synced", app.sync == "Synced", format!("sync status is {}, conditions {:?}", app.sync, app.conditions));
+        expect(
+            "not-synced",
+            app.sync == "Synced",
+            format!("sync status is {}, conditions {:?}", app.sync, app.conditions),
+        );
         expect("not-healthy", app.health == "Healthy", format!("health is {}", app.health));
         expect("not-synced", app.phase == "Succeeded", format!("last operation: {} {}", app.phase, app.message));
         let full = app.last_revision.len() == 40 && app.last_revision.bytes().all(|b| b.is_ascii_hexdigit());
-        expect("revision-differs", full && app.last_revision == app.revision, format!("history ends at `{}`, compared with `{}`", app.last_revision, app.revision));
+        expect(
+            "revision-differs",
+            full && app.last_revision == app.revision,
+            format!("history ends at `{}`, compared with `{}`", app.last_revision, app.revision),
+        );
         let unsynced: Vec<_> = app.resources.iter().filter(|(_, status)| status != "Synced").collect();
         expect("not-synced", unsynced.is_empty(), format!("resources {unsynced:?}"));
         expect("no-resources", !app.resources.is_empty(), "it manages nothing".to_owned());
@@ -66,7 +74,11 @@ impl Expect<Drifts> for Reverted {
                     findings.push(Finding::new("drift-stays", subject, message));
                 }
                 Some(ms) if Duration::from_millis(ms) > self.within => {
-                    findings.push(Finding::new("slow-revert", subject, format!("took {ms} ms, allowed {:?}", self.within)));
+                    findings.push(Finding::new(
+                        "slow-revert",
+                        subject,
+                        format!("took {ms} ms, allowed {:?}", self.within),
+                    ));
                 }
                 Some(_) => {}
             }

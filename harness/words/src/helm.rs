@@ -200,9 +200,10 @@ async fn undo_plan(platform: &Platform, cx: &Cx, helm: &Helm) -> Result<Vec<Undo
     let last = records.iter().filter_map(number).max().unwrap_or_default();
     // helm keeps ten records: the oldest goes when an eleventh comes.
     let first = last.saturating_sub(10).max(1);
-    objects.extend((first..=last + 1).map(|n| {
-        ObjectRef::namespaced("v1", "Secret", NAMESPACE, &format!("sh.helm.release.v1.{RELEASE}.v{n}"))
-    }));
+    objects.extend(
+        (first..=last + 1)
+            .map(|n| ObjectRef::namespaced("v1", "Secret", NAMESPACE, &format!("sh.helm.release.v1.{RELEASE}.v{n}"))),
+    );
     let found = futures::future::try_join_all(objects.iter().map(|object| as_found(platform, object))).await;
     found.map_err(ObserveError::no_ground)
 }
@@ -227,7 +228,8 @@ fn pair(manifest: &str) -> Result<Pair, ObserveError> {
 }
 
 async fn pods(platform: &Platform) -> Result<BTreeMap<String, String>, ObserveError> {
-    let list = platform.list("v1", "Pod", Some(NAMESPACE), Some("k8s-app=cilium")).await.map_err(ObserveError::no_ground)?;
+    let list =
+        platform.list("v1", "Pod", Some(NAMESPACE), Some("k8s-app=cilium")).await.map_err(ObserveError::no_ground)?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(list.iter().map(|pod| (text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"]))).collect())
 }
@@ -235,7 +237,12 @@ async fn pods(platform: &Platform) -> Result<BTreeMap<String, String>, ObserveEr
 fn compare(before: &Pair, after: &Pair, seen: &mut ValuesChange) {
     let generation = |set: &Value| set["metadata"]["generation"].as_i64().unwrap_or_default();
     seen.generation = (generation(&before.0), generation(&after.0));
-    differing(&before.0["spec"]["template"], &after.0["spec"]["template"], "/spec/template", &mut seen.template_changed);
+    differing(
+        &before.0["spec"]["template"],
+        &after.0["spec"]["template"],
+        "/spec/template",
+        &mut seen.template_changed,
+    );
     let empty = serde_json::Map::new();
     let data = |config: &Value| config["data"].as_object().unwrap_or(&empty).clone();
     let (old, new) = (data(&before.1), data(&after.1));
@@ -289,7 +296,11 @@ impl Expect<ValuesChange> for DoesNotRoll {
             findings.push(Finding::new("generation-changed", SUBJECT, message));
         }
         if seen.pods_before != seen.pods_after {
-            findings.push(Finding::new("pods-replaced", SUBJECT, format!("its Pods were {:?}, are {:?}", seen.pods_before, seen.pods_after)));
+            findings.push(Finding::new(
+                "pods-replaced",
+                SUBJECT,
+                format!("its Pods were {:?}, are {:?}", seen.pods_before, seen.pods_after),
+            ));
         }
         if findings.is_empty() && (seen.config_changed.is_empty() || seen.pods_before.is_empty()) {
             return Judgement::Inconclusive("the values changed nothing, or there are no agents".to_owned());

@@ -93,11 +93,16 @@ impl Platform {
         if !answer.is_ok() {
             return Err(refused(&Method::GET, &path, &answer));
         }
-        let found = answer.body["resources"].as_array().into_iter().flatten().find(|resource| {
-            resource["kind"] == kind && !resource["name"].as_str().unwrap_or_default().contains('/')
-        });
+        let found =
+            answer.body["resources"].as_array().into_iter().flatten().find(|resource| {
+                resource["kind"] == kind && !resource["name"].as_str().unwrap_or_default().contains('/')
+            });
         let Some(found) = found else {
-            return Err(ApiError { method: "GET".into(), path, why: format!("the API serves no {kind} in {api_version}") });
+            return Err(ApiError {
+                method: "GET".into(),
+                path,
+                why: format!("the API serves no {kind} in {api_version}"),
+            });
         };
         let served = Served {
             plural: found["name"].as_str().unwrap_or_default().to_owned(),

@@ -90,7 +90,8 @@ impl Platform {
         let mut own = BTreeMap::new();
         for (node, url) in apiservers {
             let mut config = config.clone();
-            config.cluster_url = url.parse().map_err(|e| fail(format!("address of {node}'s apiserver `{url}`: {e}")))?;
+            config.cluster_url =
+                url.parse().map_err(|e| fail(format!("address of {node}'s apiserver `{url}`: {e}")))?;
             own.insert(node.clone(), client(config)?);
         }
         let mut nobody = config.clone();
@@ -183,10 +184,7 @@ impl Platform {
         if output.code == 0 {
             return Ok(output.text());
         }
-        Err(MachineError::new(
-            node,
-            format!("`{}` ended with {}: {}", argv.join(" "), output.code, output.complaint()),
-        ))
+        Err(MachineError::new(node, format!("`{}` ended with {}: {}", argv.join(" "), output.code, output.complaint())))
     }
 
     pub(crate) fn known_kind(&self, api_version: &str, kind: &str) -> Option<Served> {

@@ -146,7 +146,8 @@ fn stuck(live: &Value) -> BTreeMap<String, String> {
     statuses
         .filter_map(|status| {
             let name = status["name"].as_str()?.to_owned();
-            let state = [&status["state"]["waiting"], &status["state"]["terminated"]].into_iter().find(|s| s.is_object())?;
+            let state =
+                [&status["state"]["waiting"], &status["state"]["terminated"]].into_iter().find(|s| s.is_object())?;
             let text = |field: &str| state[field].as_str().unwrap_or_default();
             Some((name, format!("{}: {}", text("reason"), text("message")).trim_end_matches([':', ' ']).to_owned()))
         })
@@ -286,9 +287,14 @@ mod tests {
 
     #[test]
     fn a_pods_way_is_read_from_its_status() {
-        let waiting = |reason: &str| json!({"status": {"phase": "Pending", "containerStatuses": [
-            {"name": "c", "state": {"waiting": {"reason": reason, "message": "m"}}}]}});
-        assert_eq!(settled(Some(&waiting("CreateContainerConfigError"))), Answer::Never("CreateContainerConfigError: m".into()));
+        let waiting = |reason: &str| {
+            json!({"status": {"phase": "Pending", "containerStatuses": [
+            {"name": "c", "state": {"waiting": {"reason": reason, "message": "m"}}}]}})
+        };
+        assert_eq!(
+            settled(Some(&waiting("CreateContainerConfigError"))),
+            Answer::Never("CreateContainerConfigError: m".into())
+        );
         assert!(matches!(settled(Some(&waiting("ContainerCreating"))), Answer::NotYet(_)));
         let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
         assert_eq!(settled(Some(&ready)), Answer::Ready(()));

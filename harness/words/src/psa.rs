@@ -17,9 +17,8 @@ pub const PREFIX: &str = "pod-security.kubernetes.io";
 /// Pods whose answers tell the levels apart: one breaks `baseline`, one only `restricted`, one only a rule newer than
 /// v1.30 (the host of a probe, checked from v1.34 on), one nothing.
 static TELLTALES: LazyLock<[Value; 4]> = LazyLock::new(|| {
-    let pod = |name: &str, spec: Value| {
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
-    };
+    let pod =
+        |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
     let hardened = json!({
         "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": true,
         "seccompProfile": {"type": "RuntimeDefault"},
@@ -120,7 +119,8 @@ mod tests {
     #[tokio::test]
     async fn a_label_without_effect_on_the_apiservers_is_not_planted() {
         tokio::time::pause();
-        let platform = Platform::for_test(FakeApi::with([namespace("n", &[("enforce", "restricted")])]).client(), vec![]);
+        let platform =
+            Platform::for_test(FakeApi::with([namespace("n", &[("enforce", "restricted")])]).client(), vec![]);
         // The stand-in admits everything, so no label can be shown to have landed.
         let error = enforce_lowered_to("n", "baseline").plant(&platform).await.unwrap_err();
         assert!(error.0.contains("did not come within"), "{error}");

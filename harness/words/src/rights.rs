@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shakedown_core::{Finding, Judgement};
 use shakedown_engine::Expect;
 
-use crate::access::{Access, Asked, Question, review_by};
+use crate::access::{Access, Asked, Matrix, Question, review_by};
 use crate::change::{Change, Signal, added, deleted, json_patched};
 use crate::objects::ObjectRef;
 
@@ -76,14 +76,17 @@ impl Rights {
     fn one(asked: &Asked, must: bool, findings: &mut Vec<Finding>) {
         let subject = asked.question.clone();
         if asked.let_through != must {
-            let (code, said) = if must { ("right-missing", &asked.message) } else { ("right-too-many", &asked.review_reason) };
+            let (code, said) =
+                if must { ("right-missing", &asked.message) } else { ("right-too-many", &asked.review_reason) };
             findings.push(Finding::new(code, subject.clone(), format!("expected {must}: {said}")));
             return;
         }
         // A question and the real request that disagree make can-i worthless (RBAC-049).
-        for (who, review) in [("its own review", asked.own_review), ("the administrator's review", Some(asked.review))] {
+        for (who, review) in [("its own review", asked.own_review), ("the administrator's review", Some(asked.review))]
+        {
             if review.is_some_and(|allowed| allowed != asked.let_through) {
-                let message = format!("{who} says {}, the request was {}", !must, if must { "let through" } else { "refused" });
+                let message =
+                    format!("{who} says {}, the request was {}", !must, if must { "let through" } else { "refused" });
                 findings.push(Finding::new("review-disagrees", subject.clone(), message));
             }
         }
@@ -95,19 +98,26 @@ impl Expect<Access> for Rights {
         let answers: BTreeMap<&str, &Asked> = seen.answers.iter().map(|a| (a.question.as_str(), a)).collect();
         let mut findings = vec![];
         if let Some(user) = self.user.filter(|user| *user != seen.user) {
-            findings.push(Finding::new("other-identity", &seen.identity, format!("expected {user}, is `{}`", seen.user)));
+            findings.push(Finding::new(
+                "other-identity",
+                &seen.identity,
+                format!("expected {user}, is `{}`", seen.user),
+            ));
         }
         if answers.len() != self.granted.len() + self.refused.len() {
             let why = format!("{} answers for {} expectations", answers.len(), self.granted.len() + self.refused.len());
             return Judgement::Inconclusive(why);
         }
-        let expected = self.granted.iter().map(|q| (q, true, None)).chain(self.refused.iter().map(|(q, p)| (q, false, Some(p))));
+        let expected =
+            self.granted.iter().map(|q| (q, true, None)).chain(self.refused.iter().map(|(q, p)| (q, false, Some(p))));
         for (question, must, parts) in expected {
             let Some(asked) = answers.get(question.as_str()) else {
                 return Judgement::Inconclusive(format!("`{question}` was not asked"));
             };
             Self::one(asked, must, &mut findings);
-            if let Some(reason) = self.reason.filter(|reason| must && asked.review && !asked.review_reason.contains(reason)) {
+            if let Some(reason) =
+                self.reason.filter(|reason| must && asked.review && !asked.review_reason.contains(reason))
+            {
                 let message = format!("`{reason}` is not in: {}", asked.review_reason);
                 findings.push(Finding::new("reason-differs", question, message));
             }
@@ -125,6 +135,42 @@ impl Expect<Access> for Rights {
         }
         Judgement::from_findings(findings)
     }
+}
+
+/// A row of rights for each identity of a matrix.
+pub struct Rows(Vec<Rights>);
+
+/// The rights of each identity, in the order of asking.
+pub fn each_of(rows: Vec<Rights>) -> Rows {
+    Rows(rows)
+}
+
+impl Expect<Matrix> for Rows {
+    fn judge(&self, seen: &Matrix) -> Judgement {
+        if seen.rows.len() != self.0.len() {
+            return Judgement::Inconclusive(format!(
+                "{} identities for {} expectations",
+                seen.rows.len(),
+                self.0.len()
+            ));
+        }
+        let named = |judgement: Judgement, who: &str| match judgement {
+            Judgement::Fail(findings) => Judgement::Fail(
+                findings.into_iter().map(|f| Finding { subject: format!("{who}: {}", f.subject), ..f }).collect(),
+            ),
+            other => other,
+        };
+        let rows = self.0.iter().zip(&seen.rows);
+        rows.map(|(rights, row)| named(rights.judge(row), &row.identity)).fold(Judgement::Pass, Judgement::and)
+    }
+}
+
+/// Several signals as one.
+pub fn reviews(all: Vec<Signal>) -> Signal {
+    Box::new(move |platform, client| {
+        let all = all.iter().map(|signal| signal(platform, client)).collect::<Vec<_>>();
+        Box::pin(async move { futures::future::try_join_all(all).await.map(|said| said.join(" | ")) })
+    })
 }
 
 /// What every apiserver's access review says about somebody.
@@ -223,7 +269,10 @@ mod tests {
     #[test]
     fn rights_are_judged_both_ways() {
         let rights = granted(["list pods"]).forbidden_with("list secrets", &["cannot list", "\"secrets\""]);
-        let good = seen(vec![asked("list pods", true, ""), asked("list secrets", false, "u cannot list resource \"secrets\"")]);
+        let good = seen(vec![
+            asked("list pods", true, ""),
+            asked("list secrets", false, "u cannot list resource \"secrets\""),
+        ]);
         assert_eq!(rights.judge(&good), Judgement::Pass);
         let swapped = seen(vec![asked("list pods", false, "no"), asked("list secrets", true, "")]);
         assert_eq!(codes(&rights.judge(&swapped)), ["right-missing", "right-too-many", "message-differs"]);
@@ -239,6 +288,18 @@ mod tests {
         let mut answer = asked("list pods", true, "");
         answer.review = false;
         assert_eq!(codes(&granted(["list pods"]).judge(&seen(vec![answer]))), ["review-disagrees"]);
+    }
+
+    #[test]
+    fn rows_are_judged_each_for_itself() {
+        let row = |through| seen(vec![asked("list pods", through, "no")]);
+        let rows = || each_of(vec![granted(["list pods"]), forbidden(["list pods"])]);
+        assert_eq!(rows().judge(&Matrix { rows: vec![row(true), row(false)] }), Judgement::Pass);
+        assert_eq!(
+            codes(&rows().judge(&Matrix { rows: vec![row(false), row(true)] })),
+            ["right-missing", "right-too-many"]
+        );
+        assert_eq!(codes(&rows().judge(&Matrix { rows: vec![row(true)] })), ["inconclusive"]);
     }
 
     #[test]

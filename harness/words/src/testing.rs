@@ -117,7 +117,9 @@ fn answer(state: &mut State, method: &Method, path: &str, body: Value) -> (u16, 
     for (version, ..) in KINDS {
         if path == version_path(version) {
             let kinds = KINDS.iter().filter(|(v, ..)| v == version);
-            let list: Vec<_> = kinds.map(|(_, kind, plural)| json!({"name": plural, "kind": kind, "namespaced": *kind != "Namespace"})).collect();
+            let list: Vec<_> = kinds
+                .map(|(_, kind, plural)| json!({"name": plural, "kind": kind, "namespaced": *kind != "Namespace"}))
+                .collect();
             return (200, json!({"resources": list}), vec![]);
         }
     }
@@ -138,7 +140,11 @@ fn answer(state: &mut State, method: &Method, path: &str, body: Value) -> (u16, 
                 .map(|(_, object)| object.clone())
                 .collect();
             let known = KINDS.iter().any(|(_, _, plural)| bare.ends_with(plural));
-            if known { (200, json!({"metadata": {"resourceVersion": "1"}, "items": items}), vec![]) } else { status(404, "not found") }
+            if known {
+                (200, json!({"metadata": {"resourceVersion": "1"}, "items": items}), vec![])
+            } else {
+                status(404, "not found")
+            }
         }
         Method::DELETE => match state.objects.remove(bare) {
             Some(object) => (200, object, vec![]),

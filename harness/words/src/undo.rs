@@ -52,9 +52,12 @@ pub async fn undo(platform: &Platform, step: &UndoStep) -> Result<(), WorldError
             let output = platform.machine(node).map_err(failed)?.exec(argv, &[], COMMAND_BUDGET).await;
             match output.map_err(failed)? {
                 output if output.code == 0 || *tolerate_failure => Ok(()),
-                output => {
-                    Err(failed(format!("node {node}: `{}` ended with {}: {}", argv.join(" "), output.code, output.complaint())))
-                }
+                output => Err(failed(format!(
+                    "node {node}: `{}` ended with {}: {}",
+                    argv.join(" "),
+                    output.code,
+                    output.complaint()
+                ))),
             }
         }
         UndoStep::Custom { word, data } => match CUSTOM.iter().find(|(name, _)| name == word) {
@@ -100,9 +103,15 @@ pub fn desired(object: &Value) -> Value {
         fields.remove("status");
     }
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        for written_by_server in
-            ["resourceVersion", "uid", "creationTimestamp", "generation", "managedFields", "selfLink", "deletionTimestamp"]
-        {
+        for written_by_server in [
+            "resourceVersion",
+            "uid",
+            "creationTimestamp",
+            "generation",
+            "managedFields",
+            "selfLink",
+            "deletionTimestamp",
+        ] {
             metadata.remove(written_by_server);
         }
         metadata.remove("deletionGracePeriodSeconds");
@@ -157,7 +166,11 @@ async fn restore(platform: &Platform, found: &Value) -> Result<(), WorldError> {
             }
             _ if !answer.is_ok() => return Err(failed(refused(&http::Method::PUT, &path, &answer))),
             _ if desired(&answer.body) == wanted => return Ok(()),
-            _ => return Err(failed(format!("{object} was written, but the API server keeps something else than was found"))),
+            _ => {
+                return Err(failed(format!(
+                    "{object} was written, but the API server keeps something else than was found"
+                )));
+            }
         }
     }
     Err(failed(format!("{object} is changed by others all the time: {last}")))
