@@ -115,6 +115,12 @@ async fn isolation(node: &dyn Node) {
     let host: Vec<_> = std::fs::read_dir("/proc/1/task").unwrap().collect();
     assert!(!host.is_empty());
     assert_eq!(node.run(Exec::new(["cat", "/proc/1/comm"])).await.unwrap(), "shakedown");
+    // A setting of the host that could not be put back is the node's own.
+    let setting = "/proc/sys/kernel/unprivileged_bpf_disabled";
+    let before = std::fs::read_to_string(setting).unwrap();
+    node.run(Exec::shell(&format!("echo 7 > {setting}"))).await.unwrap();
+    assert_eq!(node.run(Exec::new(["cat", setting])).await.unwrap(), "7");
+    assert_eq!(std::fs::read_to_string(setting).unwrap(), before);
     // The default route ends in the fabric.
     assert_ne!(node.exec(Exec::new(["ping", "-c1", "-W1", "192.0.2.200"])).await.unwrap().code, 0);
     assert_eq!(node.exec(Exec::new(["ping", "-c1", "-W2", "10.77.255.1"])).await.unwrap().code, 0);

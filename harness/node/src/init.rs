@@ -82,6 +82,7 @@ fn run(services: &[Service]) -> io::Result<()> {
     for directory in [STATE, LOGS] {
         fs::create_dir_all(directory)?;
     }
+    shield_settings();
     raise_file_limit();
     // The hostname's own forwarding switch: pods are reached through the node.
     let _ = fs::write("/proc/sys/net/ipv4/ip_forward", "1");
@@ -118,6 +119,21 @@ fn run(services: &[Service]) -> io::Result<()> {
             ending |= signal.ssi_signo.cast_signed() == Signal::SIGTERM as i32;
         }
         reap(&mut running);
+    }
+}
+
+/// Settings of the whole host that cannot be put back once a program in a node has changed them. In the node they are
+/// plain files: whoever writes there reads its own value, and the host keeps its own.
+const SHIELDED: [&str; 1] = ["/proc/sys/kernel/unprivileged_bpf_disabled"];
+
+fn shield_settings() {
+    for path in SHIELDED {
+        let Ok(value) = fs::read(path) else { continue };
+        let own = Path::new(STATE).join(path.trim_start_matches('/').replace('/', "."));
+        if fs::write(&own, value).is_ok() {
+            // A node without the shield works all the same.
+            let _ = mount(Some(&own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        }
     }
 }
 
