@@ -1,7 +1,7 @@
 //! Evidence on disk: `RUN/evidence/<check>/<phase>.json`. What a judge is given has been read back from those bytes.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -78,20 +78,22 @@ impl EvidenceStore {
         serde_json::from_slice(&bytes).map_err(|e| corrupt(&record.path, e))
     }
 
-    /// Moves a file that a probe made into the run's folder.
+    /// Moves a file that a probe made into the run's folder. It is read piece by piece: a capture may be large.
     ///
     /// # Errors
     /// It holds a secret, or cannot be moved.
     pub fn adopt(&self, check: &str, phase: &str, file: &Attachment) -> Result<EvidenceRecord, EvidenceError> {
-        let bytes = fs::read(&file.path).map_err(|source| failed("read", &file.path, source))?;
         let name = file.path.file_name().map_or_else(|| file.kind.clone(), |n| n.to_string_lossy().into_owned());
         let relative = place(check, &format!("{phase}-{name}"));
-        redact::inspect_bytes(&relative, &bytes)?;
+        let sha256 = inspect_file(&file.path, &relative)?;
         let path = self.root.join(&relative);
         make_parent(&path)?;
-        fs::write(&path, &bytes).map_err(|source| failed("write", &path, source))?;
-        fs::remove_file(&file.path).map_err(|source| failed("remove", &file.path, source))?;
-        Ok(EvidenceRecord { kind: file.kind.clone(), sha256: sha256(&bytes), path: relative })
+        if fs::rename(&file.path, &path).is_err() {
+            // On another file system.
+            fs::copy(&file.path, &path).map_err(|source| failed("write", &path, source))?;
+            fs::remove_file(&file.path).map_err(|source| failed("remove", &file.path, source))?;
+        }
+        Ok(EvidenceRecord { kind: file.kind.clone(), sha256, path: relative })
     }
 
     /// A directory for one observation's own files.
@@ -116,10 +118,35 @@ impl EvidenceStore {
     }
 }
 
+/// Looks through a file for secrets; its SHA-256.
+fn inspect_file(path: &Path, name: &str) -> Result<String, EvidenceError> {
+    const PIECE: usize = 64 * 1024;
+    /// Longer than any token or header that is to be recognised across the edge of two pieces.
+    const OVERLAP: usize = 8 * 1024;
+    let unreadable = |source| failed("read", path, source);
+    let mut file = fs::File::open(path).map_err(unreadable)?;
+    let (mut window, mut piece, mut hash) = (Vec::new(), vec![0; PIECE], Sha256::new());
+    loop {
+        let length = file.read(&mut piece).map_err(unreadable)?;
+        let new = piece.get(..length).unwrap_or_default();
+        if new.is_empty() {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(new);
+        window.drain(..window.len().saturating_sub(OVERLAP));
+        window.extend_from_slice(new);
+        redact::inspect_bytes(name, &window)?;
+    }
+}
+
 /// Hex of the bytes' SHA-256.
 pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
@@ -139,4 +166,41 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> EvidenceError
 
 fn corrupt(path: &str, why: impl std::fmt::Display) -> EvidenceError {
     EvidenceError::Corrupt { path: path.to_owned(), why: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(directory: &Path, bytes: &[u8]) -> Attachment {
+        let path = directory.join("wire.pcap");
+        fs::write(&path, bytes).unwrap();
+        Attachment { kind: "pcap".into(), path }
+    }
+
+    #[test]
+    fn a_large_attachment_is_moved_with_its_hash() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EvidenceStore::new(directory.path().join("run"));
+        let bytes: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        let record = store.adopt("a.b", "baseline", &attachment(directory.path(), &bytes)).unwrap();
+        assert_eq!((record.kind.as_str(), record.path.as_str()), ("pcap", "evidence/a.b/baseline-wire.pcap"));
+        assert_eq!(record.sha256, sha256(&bytes));
+        assert_eq!(fs::read(directory.path().join("run").join(&record.path)).unwrap(), bytes);
+        assert!(!directory.path().join("wire.pcap").exists());
+    }
+
+    #[test]
+    fn a_token_across_the_edge_of_two_pieces_is_recognised() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EvidenceStore::new(directory.path().join("run"));
+        let token = ["eyJhbGciOiJSUzI1NiJ9", "eyJzdWIiOiJ0ZXN0In0x", "c2lnbmF0dXJlLW9mLXRlc3Q"].join(".");
+        for at in [0, 65_500, 65_530, 65_536, 131_060] {
+            let mut bytes = vec![0; 200_000];
+            bytes.splice(at..at + token.len(), token.bytes());
+            let error = store.adopt("a.b", "baseline", &attachment(directory.path(), &bytes)).unwrap_err();
+            assert!(matches!(error, EvidenceError::Leak(_)), "{at}: {error}");
+            assert!(!directory.path().join("run").exists());
+        }
+    }
 }
