@@ -238,8 +238,12 @@ impl Applier {
             Err(StackError::Wait(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let params =
-            DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
+        // A workload is gone when its Pods are: only then may what they use go too.
+        let policy = match kind(object) {
+            "Deployment" | "StatefulSet" | "DaemonSet" | "Job" => PropagationPolicy::Foreground,
+            _ => PropagationPolicy::Background,
+        };
+        let params = DeleteParams { propagation_policy: Some(policy), ..DeleteParams::default() };
         match api.delete(name(object), &params).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),

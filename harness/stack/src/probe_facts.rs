@@ -7,13 +7,16 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Node as KubeNode};
 use kube::api::{Api, ListParams};
 use serde::Deserialize;
+use shakedown_core::{Answer, wait_for};
 use shakedown_node::{Exec, Node, Role};
 
 use crate::error::{Result, StackError};
 use crate::facts::Facts;
 
 /// One command on a node.
-const COMMAND: Duration = Duration::from_secs(20);
+const COMMAND: Duration = Duration::from_secs(60);
+/// The controller manager gives ranges out within seconds of a node's first word.
+const RANGES: Duration = Duration::from_secs(20);
 /// Bit of `CAP_SYS_RESOURCE` (capabilities(7)).
 const CAP_SYS_RESOURCE: u32 = 24;
 
@@ -29,9 +32,9 @@ pub async fn facts(client: &kube::Client, server: &str, nodes: &[Arc<dyn Node>])
         of_role(Role::ControlPlane).next().ok_or_else(|| StackError::Unfit("no control plane is known".into()))?;
     let names = |role: Role| of_role(role).map(|n| n.name().to_owned()).collect::<Vec<_>>();
     let (control_planes, workers) = (names(Role::ControlPlane), names(Role::Worker));
-    let (config, kube_nodes, dns, status, mounts, wireguard) = tokio::try_join!(
+    let (config, node_ranges, dns, status, mounts, wireguard) = tokio::try_join!(
         pod_subnet(client),
-        kube_nodes(client),
+        node_ranges(client),
         dns_ip(first),
         text(first, "/proc/1/status"),
         text(first, "/proc/1/mounts"),
@@ -42,8 +45,7 @@ pub async fn facts(client: &kube::Client, server: &str, nodes: &[Arc<dyn Node>])
         api_port,
         dns_ip: dns,
         pod_cidr: config,
-        node_ranges: !kube_nodes.is_empty()
-            && kube_nodes.iter().all(|n| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some())),
+        node_ranges,
         data_node: workers.first().or(control_planes.first()).cloned().unwrap_or_default(),
         nodes: control_planes.iter().chain(&workers).cloned().collect(),
         control_planes,
@@ -57,6 +59,25 @@ pub async fn facts(client: &kube::Client, server: &str, nodes: &[Arc<dyn Node>])
             ))
         })?,
     })
+}
+
+/// Whether every node has a range of Pod addresses, once the controller manager had the time to give them out: decided
+/// earlier, the next converge would decide otherwise and roll out Cilium with other values.
+async fn node_ranges(client: &kube::Client) -> Result<bool> {
+    let has_range = |node: &KubeNode| node.spec.as_ref().is_some_and(|spec| spec.pod_cidr.is_some());
+    let all = wait_for("a range of Pod addresses for every node", RANGES, || async {
+        match kube_nodes(client).await {
+            Ok(nodes) if !nodes.is_empty() && nodes.iter().all(has_range) => Answer::Ready(()),
+            Ok(nodes) => Answer::NotYet(format!("{} of {}", nodes.iter().filter(|n| has_range(n)).count(), nodes.len())),
+            Err(error) => Answer::NotYet(error.to_string()),
+        }
+    })
+    .await;
+    match all {
+        Ok(()) => Ok(true),
+        // A cluster that gives none out has had the time too; one that does not answer is an error here.
+        Err(_) => kube_nodes(client).await.map(|_| false),
+    }
 }
 
 async fn kube_nodes(client: &kube::Client) -> Result<Vec<KubeNode>> {

@@ -24,6 +24,9 @@ pub fn cilium(facts: &Facts) -> Value {
         "bpf": {"masquerade": true},
         "cgroup": {"autoMount": {"enabled": false}, "hostRoot": facts.cgroup_root},
         "hubble": {"enabled": false},
+        // Looked at every 2 s: five agents that compile on a starved machine take longer than the chart's 210 s, and an
+        // agent that is ended half-way begins again from nothing.
+        "startupProbe": {"failureThreshold": 450},
         "ipam": if facts.node_ranges {
             json!({"mode": "kubernetes"})
         } else {

@@ -20,9 +20,9 @@ use crate::values;
 const NAMESPACE: &str = "kube-system";
 const RELEASE: &str = "cilium";
 /// Five agents compile the datapath on two cores; slower machines get their time.
-const BUDGET: Duration = Duration::from_secs(420);
+const BUDGET: Duration = Duration::from_secs(900);
 /// helm itself only sends objects.
-const HELM_BUDGET: Duration = Duration::from_secs(120);
+const HELM_BUDGET: Duration = Duration::from_secs(300);
 const HINT: &str = "`helm -n kube-system status cilium` shows the release; converge may be repeated";
 
 /// The component.

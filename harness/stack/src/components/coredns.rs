@@ -13,7 +13,7 @@ use crate::render::{Vars, filled};
 use crate::site::Site;
 
 /// Its Pods wait for the network first, so this holds the network's budget too.
-const BUDGET: Duration = Duration::from_secs(480);
+const BUDGET: Duration = Duration::from_secs(960);
 /// The name that is asked for. No label of ten letters: its length would be a line feed, at which bash ends a packet.
 const QUESTION: &str = "kube-dns.kube-system.svc.cluster.local";
 /// One question.
