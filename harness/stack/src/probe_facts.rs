@@ -68,7 +68,9 @@ async fn node_ranges(client: &kube::Client) -> Result<bool> {
     let all = wait_for("a range of Pod addresses for every node", RANGES, || async {
         match kube_nodes(client).await {
             Ok(nodes) if !nodes.is_empty() && nodes.iter().all(has_range) => Answer::Ready(()),
-            Ok(nodes) => Answer::NotYet(format!("{} of {}", nodes.iter().filter(|n| has_range(n)).count(), nodes.len())),
+            Ok(nodes) => {
+                Answer::NotYet(format!("{} of {}", nodes.iter().filter(|n| has_range(n)).count(), nodes.len()))
+            }
             Err(error) => Answer::NotYet(error.to_string()),
         }
     })
