@@ -4,7 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -87,9 +87,6 @@ impl NamespaceNode {
     /// When a process does not end within some seconds.
     pub fn cut(&self) -> Result<()> {
         let group = self.group();
-        if !group.exists() {
-            return Ok(());
-        }
         // A frozen process takes no signal before it goes on.
         let _ = group.freeze(false);
         // The first process takes the whole process namespace with it; whatever joined the group alone follows.
@@ -99,7 +96,19 @@ impl NamespaceNode {
         for pid in group.processes() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        group.remove(LEAVE)
+        group.remove(LEAVE)?;
+        // A process leaves its control group a moment before it is gone; a boot must not take it for a living one.
+        let end = Instant::now() + LEAVE;
+        while self.living().is_some() {
+            if Instant::now() >= end {
+                return Err(NodeError::system(
+                    format!("end node {}: its first process does not go", self.spec.node),
+                    io::Error::from(io::ErrorKind::TimedOut),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 }
 
