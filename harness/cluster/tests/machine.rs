@@ -76,9 +76,15 @@ async fn commands(node: &dyn Node) {
     gone(node, "5432").await;
     // What is detached goes on.
     node.exec(Exec::new(["sleep", "6543"]).detached()).await.unwrap();
-    let found: Vec<_> =
-        node.processes().await.unwrap().into_iter().filter(|p| p.argv.contains(&"6543".into())).collect();
-    assert_eq!(found.len(), 1);
+    // It may still be on its way from the helper's executable to its own, when it has no arguments to be known by.
+    let found = wait_for("the detached process", Duration::from_secs(5), || async {
+        let all = node.processes().await.unwrap();
+        let found: Vec<_> =
+            all.into_iter().filter(|p| p.name() == "sleep" && p.argv.contains(&"6543".into())).collect();
+        if found.len() == 1 { Answer::Ready(found) } else { Answer::NotYet(format!("{found:?}")) }
+    })
+    .await
+    .unwrap();
     node.kill(&found[0], 9).await.unwrap();
     gone(node, "6543").await;
     assert!(node.kill(&found[0], 9).await.is_err(), "a process that is gone must not be signalled");
