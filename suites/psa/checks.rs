@@ -2,12 +2,13 @@
 //! fields by level is in [`levels`](super::psa_levels).
 
 use serde_json::{Value, json};
-use shakedown_core::Capability::Containerd;
+use shakedown_core::Capability::{ApiserverManifests, Containerd, NodesExec};
 use shakedown_core::Judgement;
 use shakedown_engine::{Check, Expect, check, expect_fn, finds, fixture};
 use shakedown_words::admission::{Admission, create, dry_run};
 use shakedown_words::admitted::{allowed, denied, each};
-use shakedown_words::change::{Shared, added, shared};
+use shakedown_words::audit::{all_audited, audited, trail_of};
+use shakedown_words::change::{Shared, added, patched, shared};
 use shakedown_words::pods::{running, runs, stuck_for};
 use shakedown_words::{ObjectRef, Platform, fields, manifest, manifests, psa};
 
@@ -25,12 +26,23 @@ const BAD_PRIV: &[&str] = &[
 pub(super) const PLAIN: &[&str] =
     &["allowPrivilegeEscalation != false", "unrestricted capabilities", "runAsNonRoot != true", "seccompProfile"];
 
+/// The heads of scenario 1.
+const BAD_PRIV_HEADS: &[&str] = &[
+    "privileged",
+    "allowPrivilegeEscalation != false",
+    "unrestricted capabilities",
+    "runAsNonRoot != true",
+    "seccompProfile",
+];
+
 /// Namespaces with modes of their own, shared by the checks of modes and versions.
 const OPEN: &str = "shakedown-psa-open";
 const WARNS: &str = "shakedown-psa-warns";
 const WEEK5: &str = "shakedown-psa-week5";
 const PINNED: &str = "shakedown-psa-pinned";
 const LATEST: &str = "shakedown-psa-latest";
+const AUDITS: &str = "shakedown-psa-audits";
+const WEEK1: &str = "shakedown-psa-week1";
 
 /// All checks of this area but the table of levels.
 pub fn checks() -> Vec<Check<Platform>> {
@@ -47,6 +59,8 @@ pub fn checks() -> Vec<Check<Platform>> {
         nothing_is_defaulted(),
         unknown_level_is_refused(),
         policy_kind_is_gone(),
+        audit_mode_only_records(),
+        week_one_warns_and_records(),
     ]
 }
 
@@ -64,9 +78,11 @@ fn modes() -> Shared {
             psa::namespace(WEEK5, &[("enforce", "baseline"), restricted("warn")]),
             psa::namespace(PINNED, &[restricted("enforce"), ("enforce-version", "v1.30")]),
             psa::namespace(LATEST, &[restricted("enforce")]),
+            psa::namespace(AUDITS, &[restricted("audit")]),
+            psa::namespace(WEEK1, &[restricted("warn"), restricted("audit")]),
         ],
     )
-    .shown_by(psa::answers_in(&[OPEN, WARNS, WEEK5, PINNED, LATEST]))
+    .shown_by(psa::answers_in(&[OPEN, WARNS, WEEK5, PINNED, LATEST, AUDITS, WEEK1]))
 }
 
 fn privileged_pod_is_refused() -> Check<Platform> {
@@ -263,4 +279,34 @@ fn policy_kind_is_gone() -> Check<Platform> {
             finds("kind-served"),
         )
         .remedy("remove the definition: Pod Security Admission needs labels only")
+}
+
+fn audit_mode_only_records() -> Check<Platform> {
+    // The two labels change in one write: that the client is warned shows that the other is in force as well.
+    let defect = json!({"metadata": {"labels": {psa::label("audit"): null, psa::label("warn"): "restricted"}}});
+    check("psa.audit-mode-only-records")
+        .asserts(["PSA-015"])
+        .needs([ApiserverManifests, NodesExec])
+        .observe(trail_of(dry_run(vec![documented(1)]).in_namespace(AUDITS)))
+        .with(fixture(modes()))
+        .expect(all_audited(vec![audited(allowed().without_warning()).for_violations(PLAIN)]))
+        .sabotage(
+            patched("the audit label is a warn label", ObjectRef::cluster("v1", "Namespace", AUDITS), defect)
+                .shown_by(psa::answers_in(&[AUDITS])),
+            finds("annotation-missing"),
+        )
+        .remedy("label the namespace with pod-security.kubernetes.io/audit=restricted; audit on every control plane")
+}
+
+fn week_one_warns_and_records() -> Check<Platform> {
+    let submitted = vec![documented(0), documented(1), manifest!("plain-deployment.yaml")];
+    let row = |heads| audited(allowed().warned_of(heads)).for_violations(heads);
+    check("psa.week-one-warns-and-records")
+        .asserts(["PSA-022", "PSA-048"])
+        .needs([ApiserverManifests, NodesExec])
+        .observe(trail_of(dry_run(submitted).in_namespace(WEEK1)))
+        .with(fixture(modes()))
+        .expect(all_audited(vec![row(BAD_PRIV_HEADS), row(PLAIN), row(PLAIN)]))
+        .sabotage(psa::relabelled(WEEK1, "enforce", Some("restricted")), finds("refused"))
+        .remedy("week 1: warn=restricted and audit=restricted, and no enforce")
 }

@@ -1,13 +1,17 @@
 //! Identities and rights: the documented viewer, its seven scenarios, and what it must not do.
 
 use serde_json::json;
+use shakedown_core::Capability::{ApiserverManifests, NodesExec};
 use shakedown_engine::{Check, check, finds};
 use shakedown_words::access::{every, may};
+use shakedown_words::admission::dry_run;
+use shakedown_words::admitted::denied;
+use shakedown_words::audit::{all_audited, audited, trail_of};
 use shakedown_words::identity::Identity;
 use shakedown_words::rights::{
     binding_removed, bound, forbidden, granted, review_of, rule_added, rule_narrowed, subject, user_of,
 };
-use shakedown_words::{ObjectRef, Platform, fields};
+use shakedown_words::{ObjectRef, Platform, fields, manifest};
 
 /// The documented namespace, account, token Secret, Role and binding (RBAC-021).
 const NAMESPACE: &str = "storage-demo";
@@ -33,6 +37,7 @@ pub fn checks() -> Vec<Check<Platform>> {
         viewer_sees_no_secrets(),
         viewer_objects(),
         binding_names_role(),
+        refusals_are_in_the_audit_log(),
     ]
 }
 
@@ -197,4 +202,17 @@ fn binding_names_role() -> Check<Platform> {
             finds("right-missing"),
         )
         .remedy("`shakedown converge` writes the documented RoleBinding demo-viewer-can-read")
+}
+
+fn refusals_are_in_the_audit_log() -> Check<Platform> {
+    let pod = || dry_run(vec![manifest!("nginx-pod.yaml")]).in_namespace(NAMESPACE);
+    check("rbac.refusals-are-in-the-audit-log")
+        .asserts(["RBAC-054"])
+        .needs([ApiserverManifests, NodesExec])
+        .observe(trail_of(pod().as_identity(&viewer())))
+        .expect(all_audited(vec![
+            audited(denied().saying(&["cannot create resource \"pods\""])).decided("forbid", USER),
+        ]))
+        .sabotage_input("somebody who may do it asks", trail_of(pod()), finds("decision-differs"))
+        .remedy("audit on every control plane: `shakedown converge` writes the documented policy and flags")
 }

@@ -90,6 +90,7 @@ struct Submission {
     dry_run: bool,
     identity: Identity,
     keep: bool,
+    marker: Option<String>,
 }
 
 /// Submits manifests and keeps the answers.
@@ -114,6 +115,7 @@ fn submit(manifests: Vec<Value>, dry_run: bool) -> Submissions {
         dry_run,
         identity: Identity::Admin,
         keep: false,
+        marker: None,
     });
     Submissions(submissions.collect())
 }
@@ -151,6 +153,20 @@ impl Submissions {
             submission.keep = true;
         }
         self
+    }
+
+    /// Each with a text of its own in its address, by which the audit log can be searched.
+    #[must_use]
+    pub(crate) fn marked(mut self, stem: &str) -> Self {
+        for (index, submission) in self.0.iter_mut().enumerate() {
+            submission.marker = Some(format!("{stem}-{index}"));
+        }
+        self
+    }
+
+    /// These texts, in order.
+    pub(crate) fn markers(&self) -> Vec<String> {
+        self.0.iter().filter_map(|submission| submission.marker.clone()).collect()
     }
 
     /// Called so in the answers.
@@ -209,7 +225,11 @@ impl Submission {
             }
             cx.undo_afterwards(vec![undo])?;
         }
-        let query = if self.dry_run { format!("{path}?dryRun=All") } else { path };
+        let dry = self.dry_run.then(|| "dryRun=All".to_owned());
+        // The name of the writer is free, and is part of the address in the audit log.
+        let marked = self.marker.as_ref().map(|marker| format!("fieldManager={marker}"));
+        let query = [dry, marked].into_iter().flatten().collect::<Vec<_>>().join("&");
+        let query = if query.is_empty() { path } else { format!("{path}?{query}") };
         let caller = self.identity.caller(platform).await.map_err(ObserveError::no_ground)?;
         let answer =
             caller.ask(Ask::new(Method::POST, &query).with(&manifest)).await.map_err(ObserveError::no_ground)?;

@@ -76,7 +76,7 @@ impl Expected {
         (case, namespace, self)
     }
 
-    fn findings(&self, seen: &Answered) -> Vec<Finding> {
+    pub(crate) fn findings(&self, seen: &Answered) -> Vec<Finding> {
         let subject = format!("{} in {}", seen.case, seen.namespace);
         let finding = |code: &str, message: String| Finding::new(code, subject.clone(), message);
         let mut findings = vec![];
