@@ -59,7 +59,12 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         return Ok(Exit::OK);
     }
     let report = converge::converge_telling(&site, args.only.as_deref(), &|step| {
-        ctx.progress.say(format!("{}: {} after {:.1} s", step.name, word(step.ended), step.look_s + step.install_s + step.ready_s));
+        ctx.progress.say(format!(
+            "{}: {} after {:.1} s",
+            step.name,
+            word(step.ended),
+            step.look_s + step.install_s + step.ready_s
+        ));
     })
     .await?;
     ctx.progress.end();
