@@ -4,6 +4,13 @@ use shakedown_core::Capability::{CiliumKpr, Nodes5, NodesExec};
 use shakedown_engine::{Check, check, finds};
 use shakedown_words::{Platform, echo::echo, node_port, replacement};
 
+/// An observation of the real platform, as it was recorded: good, or with the defect of the check's control.
+macro_rules! recorded {
+    ($name:literal) => {
+        include_str!(concat!("../../fixtures/recorded/kube-proxy-replacement/kube-proxy-replacement.", $name, ".json"))
+    };
+}
+
 /// The checks of this area.
 pub fn checks() -> Vec<Check<Platform>> {
     vec![
@@ -13,6 +20,12 @@ pub fn checks() -> Vec<Check<Platform>> {
             .observe(replacement::replacement())
             .expect(replacement::replaced_everywhere(5))
             .sabotage(replacement::a_service_chain(), finds("service-rule"))
+            .recorded("good", recorded!("is-on-and-nothing-of-kube-proxy-is-left.good"), None)
+            .recorded(
+                "service-rule",
+                recorded!("is-on-and-nothing-of-kube-proxy-is-left.service-rule"),
+                Some("service-rule"),
+            )
             .remedy("remove kube-proxy and its chains, and set kubeProxyReplacement=true"),
         check("kube-proxy-replacement.a-node-port-answers-on-every-node-in-every-way")
             .asserts(["KPR-041", "KPR-045", "KPR-046", "KPR-047", "KPR-048", "LB-019"])
@@ -22,6 +35,12 @@ pub fn checks() -> Vec<Check<Platform>> {
             .with(echo())
             .expect(node_port::answered_everywhere(5))
             .sabotage(node_port::service_entry_removed(), finds("no-answer"))
+            .recorded("good", recorded!("a-node-port-answers-on-every-node-in-every-way.good"), None)
+            .recorded(
+                "no-answer",
+                recorded!("a-node-port-answers-on-every-node-in-every-way.no-answer"),
+                Some("no-answer"),
+            )
             .remedy("look at `cilium-dbg service list` on the node that does not answer, and restart its agent"),
     ]
 }

@@ -6,6 +6,13 @@ use shakedown_core::Capability::{CiliumMaglev, Nodes5, NodesExec};
 use shakedown_engine::{Check, check, finds};
 use shakedown_words::{Platform, echo::echo, maglev, maglev_change, spread};
 
+/// An observation of the real platform, as it was recorded: good, or with the defect of the check's control.
+macro_rules! recorded {
+    ($name:literal) => {
+        include_str!(concat!("../../fixtures/recorded/maglev/maglev.", $name, ".json"))
+    };
+}
+
 /// The checks of this area.
 pub fn checks() -> Vec<Check<Platform>> {
     vec![
@@ -16,6 +23,8 @@ pub fn checks() -> Vec<Check<Platform>> {
             .with(echo())
             .expect(maglev::ours_on_every_node(5))
             .sabotage(maglev_change::table_of_another_seed(), finds("table-differs"))
+            .recorded("good", recorded!("every-node-has-the-table-of-the-published-algorithm.good"), None)
+            .recorded("table-differs", recorded!("every-node-has-the-table-of-the-published-algorithm.table-differs"), Some("table-differs"))
             .remedy(
                 "give every agent the same bpf-lb-maglev-hash-seed and table size, and restart the one that differs",
             ),
@@ -35,6 +44,8 @@ pub fn checks() -> Vec<Check<Platform>> {
             .with(echo())
             .expect(spread::as_the_table_says())
             .sabotage(maglev_change::table_without_one_backend(), finds("spread"))
+            .recorded("good", recorded!("connections-from-outside-spread-as-the-table-says.good"), None)
+            .recorded("spread", recorded!("connections-from-outside-spread-as-the-table-says.spread"), Some("spread"))
             .remedy("compare `cilium-dbg bpf lb maglev list` on the node with the Service's endpoints, and restart its agent"),
     ]
 }
