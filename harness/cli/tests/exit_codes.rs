@@ -1,4 +1,5 @@
 //! Exit codes as a user's shell sees them, without a cluster: 2 wrong use, 1 a check failed, 3 nothing can be said, 0.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -117,7 +118,8 @@ fn a_damaged_report_and_nothing_to_run_are_3_or_2_with_a_reason() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
-    let script = format!("{} run --plan | head -n 1 >/dev/null; echo ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_shakedown"));
+    let script =
+        format!("{} run --plan | head -n 1 >/dev/null; echo ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_shakedown"));
     let output = Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "0", "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stderr.is_empty());

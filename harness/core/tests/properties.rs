@@ -29,10 +29,7 @@ fn resource() -> impl Strategy<Value = Resource> {
 
 fn touches() -> impl Strategy<Value = Touches> {
     proptest::collection::vec((resource(), any::<bool>()), 0..4).prop_map(|list| {
-        list.into_iter().fold(
-            Touches::nothing(),
-            |t, (what, write)| if write { t.writes(what) } else { t.reads(what) },
-        )
+        list.into_iter().fold(Touches::nothing(), |t, (what, write)| if write { t.writes(what) } else { t.reads(what) })
     })
 }
 

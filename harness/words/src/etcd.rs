@@ -32,7 +32,8 @@ const CHANGE: u32 = 20;
 const COMMAND: Duration = Duration::from_secs(30);
 
 /// Finds the client on the node or, where it is not installed there, in the member's own container.
-pub(crate) const FIND_CLIENT: &str = r#"c=$(command -v etcdctl) || c=/proc/$(pgrep -xo etcd)/root/usr/local/bin/etcdctl"#;
+pub(crate) const FIND_CLIENT: &str =
+    r#"c=$(command -v etcdctl) || c=/proc/$(pgrep -xo etcd)/root/usr/local/bin/etcdctl"#;
 
 /// The command line of a look at a member from its control plane, with the documented endpoint and certificates.
 pub fn etcdctl(args: &[&str]) -> Vec<String> {

@@ -17,7 +17,10 @@ pub struct Args {}
 /// # Errors
 /// What does not go.
 pub async fn run(_args: Args, ctx: &Ctx) -> Result<Exit> {
-    down(&Store::default(), &ctx.name).await.map_err(wrong_use).with_context(|| format!("cannot remove `{}`", ctx.name))?;
+    down(&Store::default(), &ctx.name)
+        .await
+        .map_err(wrong_use)
+        .with_context(|| format!("cannot remove `{}`", ctx.name))?;
     ctx.progress.say(format!("cluster `{}` is gone", ctx.name));
     Ok(Exit::OK)
 }

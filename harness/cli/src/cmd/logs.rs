@@ -44,10 +44,8 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         return Err(usage("there is no such log\nhint: `shakedown logs --list` names those that there are"));
     }
     if ctx.json {
-        let facts: Vec<_> = found
-            .iter()
-            .map(|(node, name, path)| json!({ "node": node, "log": name, "path": path }))
-            .collect();
+        let facts: Vec<_> =
+            found.iter().map(|(node, name, path)| json!({ "node": node, "log": name, "path": path })).collect();
         ctx.print_json(&facts)?;
         return Ok(Exit::OK);
     }

@@ -33,17 +33,17 @@ macro_rules! commands {
 pub mod bundle;
 pub mod catalogue;
 pub mod converge;
+pub mod doctor;
 pub mod down;
 pub mod exec;
 pub mod explain;
 pub mod kubeconfig;
+pub mod logs;
+pub mod recover;
 pub mod rejudge;
+pub mod residue;
 pub mod run;
 pub mod status;
-pub mod logs;
-pub mod residue;
-pub mod doctor;
-pub mod recover;
 pub mod up;
 
 // Two lines a command: `pub mod x;` above, and here `/// about` with `X => x, Abandon;` (see [`OnInterrupt`]).
