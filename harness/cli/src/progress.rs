@@ -100,7 +100,8 @@ impl Progress {
                 return;
             }
             wait.told = Some(now);
-            format!("{who}: waiting {:.0}s for {what}; last seen: {last_seen}", (now - wait.since).as_secs_f32())
+            let seconds = (now - wait.since).as_secs();
+            format!("{who}: waiting {seconds}s for {what}; last seen: {}", one_line(last_seen))
         };
         self.say(line);
     }
@@ -146,6 +147,16 @@ impl EventSink for Progress {
     }
 }
 
+/// The beginning of a text, on one line: what was seen may be a whole list of an API's own.
+fn one_line(text: &str) -> String {
+    const LONGEST: usize = 160;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
+}
+
 /// One line for a check that is done.
 fn finished_line(record: &shakedown_core::CheckRecord, (done, of): (usize, usize)) -> String {
     use shakedown_core::ControlVerdict;
@@ -154,7 +165,7 @@ fn finished_line(record: &shakedown_core::CheckRecord, (done, of): (usize, usize
         ControlVerdict::NotRun => String::new(),
         other => format!(", control {} in {:.1}s", serde_word(&other), ms(record.control.duration_ms)),
     };
-    let why = if record.reason.is_empty() { String::new() } else { format!(": {}", record.reason) };
+    let why = if record.reason.is_empty() { String::new() } else { format!(": {}", one_line(&record.reason)) };
     format!("{done:>3}/{of} {verdict:12} {} ({:.1}s{control}){why}", record.id, ms(record.duration_ms))
 }
 
@@ -167,5 +178,16 @@ fn serde_word(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn what_was_seen_is_told_on_one_line() {
+        assert_eq!(one_line("[+]ping ok\n[+]etcd  ok\n"), "[+]ping ok [+]etcd ok");
+        assert_eq!(one_line(&"é".repeat(500)).chars().count(), 163);
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 use shakedown_core::{Access, CheckRecord, ControlKind, Resource};
 use shakedown_engine::{Check, Tag, UnknownName};
+use shakedown_reports::schema::verdict_name;
 use shakedown_suites::catalogue::Catalogue;
 use shakedown_words::Platform;
 
@@ -161,7 +162,7 @@ fn text(of: &Explanation) -> String {
         None => row("latest", "not in the latest run"),
         Some(record) => {
             let proven = if record.proven { "proven" } else { "not proven" };
-            row("latest", &format!("{:?}, {proven} {}", record.verdict, record.reason));
+            row("latest", format!("{}, {proven} {}", verdict_name(record.verdict), record.reason).trim_end());
             for evidence in &record.evidence {
                 row("evidence", &evidence.path);
             }

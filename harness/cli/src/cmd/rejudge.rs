@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 use shakedown_core::{CheckRecord, ControlVerdict, Verdict};
 use shakedown_engine::{EvidenceStore, rejudge};
+use shakedown_reports::schema::verdict_name;
 use shakedown_reports::{fold, table};
 
 use crate::cmd::catalogue::scopes;
@@ -64,7 +65,8 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
             ctx.line(format!("{id} does not exist any more: its verdict is the stored one"))?;
         }
         for change in &changes {
-            ctx.line(format!("{} was {:?}, is {:?}: {}", change.check, change.was, change.is, change.reason))?;
+            let (was, is) = (verdict_name(change.was), verdict_name(change.is));
+            ctx.line(format!("{} was {was}, is {is}: {}", change.check, change.reason))?;
         }
         ctx.line(format!("{} of {} checks are judged otherwise", changes.len(), report.checks.len()))?;
     }
