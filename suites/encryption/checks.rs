@@ -112,6 +112,12 @@ fn mechanisms() -> Vec<Check<Platform>> {
                 ("second", Is::Behind("k8s:enc:aescbc:v1:key2:")),
             ]))
             .sabotage_input("key1 is taken off the list", three_generations(&["key2"]), finds("unreadable"))
+            .recorded("good", recorded!("the-first-provider-writes-and-every-provider-reads.good"), None)
+            .recorded(
+                "unreadable",
+                recorded!("the-first-provider-writes-and-every-provider-reads.unreadable"),
+                Some("unreadable"),
+            )
             .remedy("keep every key that values in etcd still name, and identity last until all are rewritten"),
         check("encryption.a-rewrite-encrypts-what-was-in-clear")
             .asserts(["ENC-055", "ENC-036"])
@@ -124,6 +130,8 @@ fn mechanisms() -> Vec<Check<Platform>> {
                 rotation().phase([keys("aescbc", &["key2"])]),
                 finds("unreadable"),
             )
+            .recorded("good", recorded!("a-rewrite-encrypts-what-was-in-clear.good"), None)
+            .recorded("unreadable", recorded!("a-rewrite-encrypts-what-was-in-clear.unreadable"), Some("unreadable"))
             .remedy("rewrite every Secret before a key or identity is taken off the list"),
         check("encryption.secretbox-writes-and-reads")
             .asserts(["ENC-019"])

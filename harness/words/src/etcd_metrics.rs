@@ -135,14 +135,11 @@ pub fn documented(count: usize) -> impl Expect<Metrics> {
                     found.push(Finding::new("size-differs", node, format!("metric {size}, status {told}")));
                 }
             }
-            if let (Some(before), Some(after)) = (it.before.get(FSYNC), it.after.get(FSYNC)) {
-                if after - before < 1.0 {
-                    found.push(Finding::new(
-                        "no-fsync",
-                        node,
-                        format!("count {before} before and {after} after {WRITES} writes"),
-                    ));
-                }
+            if let (Some(before), Some(after)) = (it.before.get(FSYNC), it.after.get(FSYNC))
+                && after - before < 1.0
+            {
+                let message = format!("count {before} before and {after} after {WRITES} writes");
+                found.push(Finding::new("no-fsync", node, message));
             }
         }
         Judgement::from_findings(found)
@@ -168,7 +165,9 @@ mod tests {
         assert_eq!(documented(1).judge(&good()), Judgement::Pass);
         type Break = fn(&mut Scraped);
         let cases: &[(&str, Break)] = &[
-            ("metric-missing", |it| drop(it.after.remove(LEADER_CHANGES))),
+            ("metric-missing", |it| {
+                it.after.remove(LEADER_CHANGES);
+            }),
             ("size-differs", |it| it.status_size = 1),
             ("no-fsync", |it| it.after = it.before.clone()),
         ];

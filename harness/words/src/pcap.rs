@@ -159,8 +159,11 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// An Ethernet capture of UDP packets: source, destination, port, payload.
-    pub(crate) fn capture(packets: &[([u8; 4], [u8; 4], u16, &[u8])]) -> Vec<u8> {
+    /// A UDP packet: source, destination, port, payload.
+    pub(crate) type Udp<'a> = ([u8; 4], [u8; 4], u16, &'a [u8]);
+
+    /// An Ethernet capture of UDP packets.
+    pub(crate) fn capture(packets: &[Udp<'_>]) -> Vec<u8> {
         let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
         for (from, to, port, payload) in packets {
             let mut frame = vec![0; 12];

@@ -388,7 +388,7 @@ mod tests {
             endpoint: "10.0.0.7:51871".into(),
             allowed: vec!["10.244.1.0/24".into(), "10.0.0.7/32".into()],
         };
-        assert_eq!(understand_peers(&socket), [want.clone()]);
+        assert_eq!(understand_peers(&socket), std::slice::from_ref(&want));
         assert_eq!(understand_peers(&tool), [want]);
     }
 
