@@ -7,6 +7,7 @@ use shakedown_words::access::{every, may};
 use shakedown_words::admission::dry_run;
 use shakedown_words::admitted::denied;
 use shakedown_words::audit::{all_audited, audited, trail_of};
+use shakedown_words::bindings::{bindings_of, only};
 use shakedown_words::identity::Identity;
 use shakedown_words::rights::{
     binding_removed, bound, forbidden, granted, review_of, rule_added, rule_narrowed, subject, user_of,
@@ -38,6 +39,8 @@ pub fn checks() -> Vec<Check<Platform>> {
         viewer_objects(),
         binding_names_role(),
         refusals_are_in_the_audit_log(),
+        viewer_has_one_binding(),
+        masters_have_one_binding(),
     ]
 }
 
@@ -215,4 +218,24 @@ fn refusals_are_in_the_audit_log() -> Check<Platform> {
         ]))
         .sabotage_input("somebody who may do it asks", trail_of(pod()), finds("decision-differs"))
         .remedy("audit on every control plane: `shakedown converge` writes the documented policy and flags")
+}
+
+fn viewer_has_one_binding() -> Check<Platform> {
+    let everywhere = bound("shakedown-viewer-everywhere", "view", None, &viewer_subject());
+    check("rbac.viewer-has-one-binding")
+        .asserts(["RBAC-053", "RBAC-062"])
+        .observe(bindings_of("ServiceAccount", VIEWER, Some(NAMESPACE)))
+        .expect(only(&[("RoleBinding storage-demo/demo-viewer-can-read", "Role pod-cm-reader")]))
+        .sabotage(everywhere.shown_by(review_of(USER, &[], "list pods in default")), finds("binding-unexpected"))
+        .remedy("delete bindings of demo-viewer beside demo-viewer-can-read")
+}
+
+fn masters_have_one_binding() -> Check<Platform> {
+    let masters = subject("Group", "system:masters", None);
+    check("rbac.masters-have-one-binding")
+        .asserts(["RBAC-060"])
+        .observe(bindings_of("Group", "system:masters", None))
+        .expect(only(&[("ClusterRoleBinding cluster-admin", "ClusterRole cluster-admin")]))
+        .sabotage(bound("shakedown-masters", "view", Some("default"), &masters), finds("binding-unexpected"))
+        .remedy("delete bindings of group system:masters beside cluster-admin")
 }

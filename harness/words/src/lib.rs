@@ -9,6 +9,7 @@ pub mod admitted;
 pub mod api;
 pub mod argo;
 pub mod audit;
+pub mod bindings;
 pub mod capabilities;
 pub mod capture;
 pub mod change;
