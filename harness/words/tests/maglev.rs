@@ -1,5 +1,5 @@
-//! Our Maglev table against the paper's example, against tables computed by Cilium 1.16.5's own package, and against
-//! the properties that the documents promise.
+//! Our Maglev table against tables that Cilium 1.16.5's own package computed, and against the properties that the
+//! documents promise.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
