@@ -66,7 +66,7 @@ platform() {
     on_node cgroup-programs bpftool --json cgroup show /sys/fs/cgroup
     step host-programs 60 bpftool --json cgroup show /sys/fs/cgroup
     on_node kubelet kubectl get --raw /api/v1/nodes/cp-1/proxy/configz
-    on_node oom-score bash -c 'cat /proc/$(pidof kube-apiserver)/oom_score_adj'
+    on_node oom-score bash -c 'cat /proc/$(pgrep -xo kube-apiserver)/oom_score_adj'
     on_node agent kubectl --namespace kube-system get daemonset cilium --output json
     on_node wireguard-link ip -details -json link show dev cilium_wg0
     on_node cilium-status kubectl --namespace kube-system exec ds/cilium --container cilium-agent -- cilium-dbg status
