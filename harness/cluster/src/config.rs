@@ -209,7 +209,8 @@ state = \"/run/containerd\"
     )
 }
 
-/// HAProxy before the apiservers: TLS passes through, an apiserver is used while it says that it is ready.
+/// HAProxy before the apiservers: TLS passes through, an apiserver is used while it says that it is ready. A connection
+/// that one refuses (it is being rolled, and the next check has not seen it yet) goes to another.
 #[must_use]
 pub fn haproxy(state: &ClusterState) -> String {
     let mut text = "global
@@ -231,6 +232,8 @@ frontend apiservers
 
 backend apiservers
   balance roundrobin
+  retries 3
+  option redispatch 1
   option httpchk GET /readyz
   http-check expect status 200
   default-server check check-ssl verify none inter 1s downinter 300ms fall 2 rise 1 on-marked-down shutdown-sessions

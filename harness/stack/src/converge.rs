@@ -5,18 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use serde::Serialize;
 use serde_json::json;
 use shakedown_core::{Capability, Event};
 
+use crate::apply::is_away;
 use crate::component::{Component, State};
 use crate::components;
 use crate::error::{Result, StackError};
 use crate::graph::{Graph, Outcome, Step};
 use crate::site::Site;
 
+/// For how long the API may be away: one apiserver is rolled, and its load balancer notices.
+const API_AWAY: Duration = Duration::from_secs(90);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(500);
 /// ConfigMap in kube-system that says: the platform was converged once.
 const CONVERGED: &str = "shakedown-converged";
 
@@ -239,19 +245,37 @@ async fn step(site: &Site, component: &dyn Component, report: &mut StepReport) -
         clock = Instant::now();
         seconds
     };
-    let state = component.state(site).await?;
+    let state = while_api_is_away(site, component, || component.state(site)).await?;
     report.look_s = lap();
     if let State::Wanting(what) = state {
         report.wanted = Some(what);
         site.sink.emit(Event::Fixture { name: component.name().to_owned(), up: true });
-        let installed = component.install(site).await;
+        let installed = while_api_is_away(site, component, || component.install(site)).await;
         report.install_s = lap();
         installed?;
         report.ended = Ended::Installed;
     }
-    let ready = component.ready(site).await;
+    let ready = while_api_is_away(site, component, || component.ready(site)).await;
     report.ready_s = lap();
     ready
+}
+
+/// Does it again while the API cannot be reached: an apiserver may be rolled beside this step. Every operation of a
+/// component may be repeated; whatever else it says ends it.
+async fn while_api_is_away<'a, T: 'a, F>(site: &Site, component: &dyn Component, mut act: F) -> Result<T>
+where
+    F: FnMut() -> BoxFuture<'a, Result<T>>,
+{
+    let began = Instant::now();
+    loop {
+        match act().await {
+            Err(StackError::Api { source, .. }) if is_away(&source) && began.elapsed() < API_AWAY => {
+                site.saw(component.name(), "the API", &source.to_string());
+                tokio::time::sleep(PAUSE).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 fn blank(component: &dyn Component, site: &Site, began: Duration) -> StepReport {
