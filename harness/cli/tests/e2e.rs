@@ -1,5 +1,6 @@
 //! The platform from nothing to nothing, as a user calls it. Needs root and the bundle; `cargo xtask test --tier e2e`
 //! brings both.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

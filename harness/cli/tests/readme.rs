@@ -1,4 +1,5 @@
 //! The commands that the documents show exist, with the arguments shown.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
