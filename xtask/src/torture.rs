@@ -50,7 +50,7 @@ pub fn torture(args: &TortureArgs) -> Result<u8> {
     shell::say(format!("torture: seed {seed}; repeat with `cargo xtask torture --kills {} --seed {seed}`", args.kills));
     let mut moments = Moments(seed);
     let mut victims = [
-        Victim { args: &["up", "--name", NAME], span: Duration::from_secs(25), kills: 0 },
+        Victim { args: &["up", "--name", NAME], span: Duration::from_secs(10), kills: 0 },
         Victim { args: &["converge", "--name", NAME], span: Duration::from_secs(30), kills: 0 },
         Victim { args: &["run", "--name", NAME, "--controls", "sample"], span: Duration::from_secs(30), kills: 0 },
     ];
