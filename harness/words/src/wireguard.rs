@@ -151,6 +151,8 @@ fn understand_peers(text: &str) -> Vec<Peer> {
             _ => {}
         }
     }
+    // WireGuard in user space lists them in an order of its own at every look; a sabotage and its undo must choose the same.
+    peers.sort_by(|a, b| a.public_key.cmp(&b.public_key));
     peers
 }
 
