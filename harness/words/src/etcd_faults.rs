@@ -45,9 +45,11 @@ impl Sabotage<Platform> for FollowerStopped {
     }
 
     async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
-        let node = self.choice(platform).await?;
+        self.choice(platform).await?;
+        // On every member: another may have become the leader by the time that one of them is stopped.
         let argv = ["pkill", "-CONT", "-x", "etcd"].map(str::to_owned).to_vec();
-        Ok(vec![UndoStep::RunOnNode { node, argv, tolerate_failure: true }])
+        let go_on = |node| UndoStep::RunOnNode { node, argv: argv.clone(), tolerate_failure: true };
+        Ok(Which::ControlPlanes.on(platform).into_iter().map(go_on).collect())
     }
 
     async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
