@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use shakedown_core::Capability::{Argocd, GitHttp};
 use shakedown_engine::{Check, check, finds};
-use shakedown_words::argo::{ByHand, application, drift, status, sync_of};
+use shakedown_words::argo::{ByHand, application, compared_path_of, drift, status};
 use shakedown_words::change::patched;
 use shakedown_words::healed::{reverted, stays_and_shows, synced_and_healthy};
 use shakedown_words::{ObjectRef, Platform};
@@ -41,7 +41,7 @@ fn application_is_synced() -> Check<Platform> {
                 application(APP),
                 json!({"spec": {"source": {"path": "no-such-folder"}}}),
             )
-            .shown_by(sync_of(APP)),
+            .shown_by(compared_path_of(APP)),
             finds("not-synced"),
         )
         .remedy("`kubectl -n argocd get application guestbook -o yaml`: its conditions name what is wrong")

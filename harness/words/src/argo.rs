@@ -148,12 +148,14 @@ impl Probe<Platform> for Status {
     }
 }
 
-/// What an Application's sync status is.
-pub fn sync_of(name: &'static str) -> Signal {
+/// The path in the repository that the controller last compared with. Unlike the state, which may still be moving from
+/// something earlier, it changes only once a change of the path has been taken in.
+pub fn compared_path_of(name: &'static str) -> Signal {
     Box::new(move |platform, _| {
         Box::pin(async move {
             let live = platform.get(&application(name)).await.map_err(|e| e.to_string())?;
-            Ok(live.map_or_else(|| "gone".to_owned(), |live| App::read(&live).sync))
+            let path = live.as_ref().and_then(|live| live.pointer("/status/sync/comparedTo/source/path"));
+            Ok(path.and_then(Value::as_str).unwrap_or("nothing").to_owned())
         })
     })
 }

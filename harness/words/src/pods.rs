@@ -93,7 +93,7 @@ impl Probe<Platform> for Runs {
             return Ok(seen);
         }
         // Room for the look at the node and the clean-up within the observation's own budget.
-        let budget = cx.budget.saturating_sub(Duration::from_secs(5)).max(Duration::from_secs(3));
+        let budget = cx.budget.saturating_sub((cx.budget / 5).min(Duration::from_secs(5)));
         let mut last = Value::Null;
         let waited = platform
             .until(&object, &format!("{object} to run"), budget, |live| {
