@@ -292,6 +292,7 @@ fn moves(node: &str, seen: &ComeAndGo, percent: f64) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::codes;
     use serde_json::json;
 
     fn names(count: usize) -> Vec<String> {
@@ -306,14 +307,6 @@ mod tests {
         let cluster = vec!["a".to_owned(), "b".to_owned()];
         let settings = Settings { algorithm: "maglev".into(), size: 251, seed, backends };
         Tables { settings, nodes: cluster.iter().map(|name| (name.clone(), node.clone())).collect(), cluster }
-    }
-
-    fn codes(judged: Judgement) -> Vec<String> {
-        match judged {
-            Judgement::Fail(found) => found.into_iter().map(|f| f.code).collect(),
-            Judgement::Pass => vec![],
-            other => vec![format!("{other:?}")],
-        }
     }
 
     #[test]

@@ -215,14 +215,7 @@ pub fn client_hello_without_http_with() -> impl Expect<FirstBytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn codes(judged: Judgement) -> Vec<String> {
-        match judged {
-            Judgement::Fail(found) => found.into_iter().map(|f| f.code).collect(),
-            Judgement::Pass => vec![],
-            other => vec![format!("{other:?}")],
-        }
-    }
+    use crate::testing::codes;
 
     #[test]
     fn the_documented_message_is_asked_for() {

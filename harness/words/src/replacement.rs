@@ -283,11 +283,7 @@ mod tests {
 
     fn codes(node: ReplacedNode) -> Vec<String> {
         let seen = Replaced { objects: vec![], nodes: [("n1".to_owned(), node)].into() };
-        match replaced_everywhere(1).judge(&seen) {
-            Judgement::Fail(found) => found.into_iter().map(|f| f.code).collect(),
-            Judgement::Pass => vec![],
-            other => vec![format!("{other:?}")],
-        }
+        crate::testing::codes(replaced_everywhere(1).judge(&seen))
     }
 
     #[test]

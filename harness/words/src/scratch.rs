@@ -364,6 +364,7 @@ pub fn refuses_to_start(words: &'static str) -> impl Expect<Scratch> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::codes;
 
     fn line(name: &str, code: u16, marker: &str, raw: &[u8]) -> String {
         let body = json!({"data": {"marker": BASE64_STANDARD.encode(marker)}}).to_string();
@@ -373,14 +374,6 @@ mod tests {
     fn phase(text: &str) -> Scratch {
         let phase = Phase { providers: vec![keys("aescbc", &["key1"])], writes: vec![], rewrites: vec![] };
         Scratch { phases: vec![understand(text, &phase, "the-marker").unwrap()] }
-    }
-
-    fn codes(judged: Judgement) -> Vec<String> {
-        match judged {
-            Judgement::Fail(found) => found.into_iter().map(|f| f.code).collect(),
-            Judgement::Pass => vec![],
-            other => vec![format!("{other:?}")],
-        }
     }
 
     #[test]

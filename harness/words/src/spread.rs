@@ -154,11 +154,7 @@ mod tests {
     }
 
     fn codes(seen: &Spread) -> Vec<String> {
-        match as_the_table_says().judge(seen) {
-            Judgement::Fail(found) => found.into_iter().map(|f| f.code).collect(),
-            Judgement::Pass => vec![],
-            other => vec![format!("{other:?}")],
-        }
+        crate::testing::codes(as_the_table_says().judge(seen))
     }
 
     #[test]

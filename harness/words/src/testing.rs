@@ -9,6 +9,7 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use kube::client::{Body, Client};
 use serde_json::{Value, json};
+use shakedown_core::Judgement;
 
 use crate::machine::{FileFound, Machine, MachineError, Output};
 use crate::objects::version_path;
@@ -22,6 +23,15 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("v1", "ConfigMap", "configmaps"),
     ("argoproj.io/v1alpha1", "Application", "applications"),
 ];
+
+/// The codes that a judge found; none for a pass, and the whole of a judgement that is neither.
+pub(crate) fn codes(judged: Judgement) -> Vec<String> {
+    match judged {
+        Judgement::Fail(found) => found.into_iter().map(|f| f.code).collect(),
+        Judgement::Pass => vec![],
+        other @ Judgement::Inconclusive(_) => vec![format!("{other:?}")],
+    }
+}
 
 #[derive(Default)]
 struct State {
