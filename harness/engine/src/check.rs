@@ -9,6 +9,7 @@
 //!     .remedy("label the namespace with pod-security.kubernetes.io/enforce=restricted")
 //! ```
 
+use std::any::Any;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use shakedown_core::{Capability, ControlKind, Judgement, Observation, Touches, U
 
 use crate::expect::Expect;
 use crate::probe::{Cx, ObserveError, Probe};
-use crate::sabotage::{Fixture, PlantError, Sabotage};
+use crate::sabotage::{Fixture, PlantError, Prepared, Sabotage};
 
 /// How the runner treats a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,16 +58,19 @@ impl<W: Send + Sync + 'static, P: Probe<W>> AnyProbe<W> for P {
     }
 }
 
+/// What a sabotage chose, without its type.
+pub type Choice = Box<dyn Any + Send + Sync>;
+
 /// A sabotage without its type.
 pub trait AnySabotage<W>: Send + Sync {
     /// [`Sabotage::describe`].
     fn describe(&self) -> String;
     /// [`Sabotage::touches`].
     fn touches(&self) -> Touches;
-    /// [`Sabotage::undo_plan`].
-    fn undo_plan<'a>(&'a self, world: &'a W) -> BoxFuture<'a, Result<Vec<UndoStep>, PlantError>>;
+    /// [`Sabotage::prepare`].
+    fn prepare<'a>(&'a self, world: &'a W) -> BoxFuture<'a, Result<Prepared<Choice>, PlantError>>;
     /// [`Sabotage::plant`].
-    fn plant<'a>(&'a self, world: &'a W) -> BoxFuture<'a, Result<(), PlantError>>;
+    fn plant<'a>(&'a self, world: &'a W, choice: &'a Choice) -> BoxFuture<'a, Result<(), PlantError>>;
     /// [`Sabotage::settled`].
     fn settled<'a>(&'a self, world: &'a W) -> BoxFuture<'a, Result<(), PlantError>>;
 }
@@ -80,12 +84,18 @@ impl<W: Send + Sync + 'static, S: Sabotage<W>> AnySabotage<W> for S {
         Sabotage::touches(self)
     }
 
-    fn undo_plan<'a>(&'a self, world: &'a W) -> BoxFuture<'a, Result<Vec<UndoStep>, PlantError>> {
-        Box::pin(Sabotage::undo_plan(self, world))
+    fn prepare<'a>(&'a self, world: &'a W) -> BoxFuture<'a, Result<Prepared<Choice>, PlantError>> {
+        Box::pin(async move {
+            let Prepared { choice, undo } = Sabotage::prepare(self, world).await?;
+            Ok(Prepared { choice: Box::new(choice) as Choice, undo })
+        })
     }
 
-    fn plant<'a>(&'a self, world: &'a W) -> BoxFuture<'a, Result<(), PlantError>> {
-        Box::pin(Sabotage::plant(self, world))
+    fn plant<'a>(&'a self, world: &'a W, choice: &'a Choice) -> BoxFuture<'a, Result<(), PlantError>> {
+        Box::pin(async move {
+            let choice = choice.as_ref().downcast_ref::<S::Choice>();
+            Sabotage::plant(self, world, choice.ok_or_else(|| PlantError::new("chosen by another sabotage"))?).await
+        })
     }
 
     fn settled<'a>(&'a self, world: &'a W) -> BoxFuture<'a, Result<(), PlantError>> {

@@ -12,7 +12,7 @@ use crate::fingerprint::Fingerprints;
 use crate::guard::{Caught, caught};
 use crate::look::{Bench, Look, Looked, after};
 use crate::redact::redacted;
-use crate::sabotage::PlantError;
+use crate::sabotage::{PlantError, Prepared};
 use crate::undo::UndoLog;
 use crate::world::World;
 
@@ -119,8 +119,8 @@ impl<W: World> Bench<'_, W> {
 
     async fn plant(&self, check: &Check<W>, sabotage: &dyn AnySabotage<W>, budget: Duration) -> Course {
         let limit = PLANTING.max(check.budget);
-        let steps = match self.step(limit, sabotage.undo_plan(self.world)).await {
-            Ok(steps) if steps.is_empty() => Err("it names no way back".to_owned()),
+        let prepared = match self.step(limit, sabotage.prepare(self.world)).await {
+            Ok(prepared) if prepared.undo.is_empty() => Err("it names no way back".to_owned()),
             other => other,
         };
         let undo = Arc::new(UndoLog::new(
@@ -129,11 +129,14 @@ impl<W: World> Bench<'_, W> {
             format!("{}/control", check.id),
             Some(check.control.defect.kind()),
         ));
-        let intended = steps.and_then(|steps| undo.intend(steps).map_err(|e| e.to_string()));
-        if let Err(why) = intended {
-            return Course::of(ControlVerdict::NotPlanted, why);
-        }
-        let mut course = match self.step(limit, sabotage.plant(self.world)).await {
+        let intended = prepared.and_then(|Prepared { choice, undo: steps }| {
+            undo.intend(steps).map(|()| choice).map_err(|e| e.to_string())
+        });
+        let choice = match intended {
+            Ok(choice) => choice,
+            Err(why) => return Course::of(ControlVerdict::NotPlanted, why),
+        };
+        let mut course = match self.step(limit, sabotage.plant(self.world, &choice)).await {
             Ok(()) => {
                 let look = self.look(check, "control", budget).await;
                 self.word_of_control(check, look).await

@@ -35,7 +35,7 @@ pub use plan::{Controls, Plan};
 pub use probe::{Cx, ObserveError, Probe};
 pub use rejudge::rejudge;
 pub use runner::{Outcome, Settings, Stopped, run};
-pub use sabotage::{Fixture, PlantError, Sabotage};
+pub use sabotage::{Fixture, PlantError, Prepared, Sabotage};
 pub use select::{Selection, UnknownName};
 pub use undo::replay;
 pub use world::{Fingerprint, Journal, JournalError, World, WorldError};

@@ -17,20 +17,39 @@ impl PlantError {
     }
 }
 
+/// What a sabotage settled on by looking: which object, node or peer it breaks, and the way back.
+#[derive(Debug, Clone)]
+pub struct Prepared<C> {
+    /// What is broken; handed on to [`Sabotage::plant`], so that the undo on disk is the undo of that and nothing else.
+    pub choice: C,
+    /// The way back, done from last to first.
+    pub undo: Vec<UndoStep>,
+}
+
+impl<C> Prepared<C> {
+    /// This is broken, and put back by these steps.
+    pub fn new(choice: C, undo: Vec<UndoStep>) -> Self {
+        Self { choice, undo }
+    }
+}
+
 /// A defect that can be planted in a cluster and taken out again.
 pub trait Sabotage<W>: Send + Sync + 'static {
+    /// What it settles on by looking; `()` where there is nothing to choose.
+    type Choice: Send + Sync + 'static;
+
     /// One line for reports: what is broken.
     fn describe(&self) -> String;
 
     /// What it writes.
     fn touches(&self) -> Touches;
 
-    /// How everything it is going to change is put back as found, byte for byte. Only looks. The engine has the
-    /// answer on disk before it calls [`Sabotage::plant`], and does the steps from last to first.
-    fn undo_plan(&self, world: &W) -> impl Future<Output = Result<Vec<UndoStep>, PlantError>> + Send;
+    /// Chooses what it is going to change, and says how all of it is put back as found, byte for byte. Only looks. The
+    /// engine has the way back on disk before it calls [`Sabotage::plant`].
+    fn prepare(&self, world: &W) -> impl Future<Output = Result<Prepared<Self::Choice>, PlantError>> + Send;
 
-    /// Plants it, and returns once it has been proved to have landed.
-    fn plant(&self, world: &W) -> impl Future<Output = Result<(), PlantError>> + Send;
+    /// Plants it where it was chosen to be, and returns once it has been proved to have landed.
+    fn plant(&self, world: &W, choice: &Self::Choice) -> impl Future<Output = Result<(), PlantError>> + Send;
 
     /// Called after the undo: returns once the cluster has taken it in, so that the check can pass again.
     fn settled(&self, _world: &W) -> impl Future<Output = Result<(), PlantError>> + Send {

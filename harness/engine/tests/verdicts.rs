@@ -217,19 +217,18 @@ async fn a_check_that_does_not_pass_again_after_the_undo_is_an_error() {
     // The undo of another cell does not bring this one back: the plan and the plant disagree.
     struct Liar;
     impl shakedown_engine::Sabotage<Cells> for Liar {
+        type Choice = ();
+
         fn describe(&self) -> String {
             "wrong in a, undone in b".into()
         }
         fn touches(&self) -> shakedown_core::Touches {
             common::writes("a")
         }
-        async fn undo_plan(
-            &self,
-            world: &Cells,
-        ) -> Result<Vec<shakedown_core::UndoStep>, shakedown_engine::PlantError> {
-            Ok(vec![world.as_found("b")])
+        async fn prepare(&self, world: &Cells) -> Result<shakedown_engine::Prepared<()>, shakedown_engine::PlantError> {
+            Ok(shakedown_engine::Prepared::new((), vec![world.as_found("b")]))
         }
-        async fn plant(&self, world: &Cells) -> Result<(), shakedown_engine::PlantError> {
+        async fn plant(&self, world: &Cells, (): &()) -> Result<(), shakedown_engine::PlantError> {
             world.put("a", Some("wrong")).await;
             Ok(())
         }

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use kube::client::Client;
 use serde_json::Value;
 use shakedown_core::{Answer, Resource, Touches, UndoStep, wait_for};
-use shakedown_engine::{Fixture, PlantError, Sabotage, WorldError};
+use shakedown_engine::{Fixture, PlantError, Prepared, Sabotage, WorldError};
 
 use crate::api::Patch;
 use crate::objects::ObjectRef;
@@ -183,6 +183,8 @@ async fn one(platform: &Platform, step: &Step) -> Result<(), PlantError> {
 }
 
 impl Sabotage<Platform> for Change {
+    type Choice = ();
+
     fn describe(&self) -> String {
         self.what.clone()
     }
@@ -191,11 +193,11 @@ impl Sabotage<Platform> for Change {
         self.written()
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
-        self.undo_steps(platform).await
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<()>, PlantError> {
+        Ok(Prepared::new((), self.undo_steps(platform).await?))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
+    async fn plant(&self, platform: &Platform, (): &()) -> Result<(), PlantError> {
         self.carry_out(platform).await
     }
 
@@ -285,8 +287,8 @@ mod tests {
     async fn a_patch_is_planted_proved_and_undone() {
         let platform = Platform::for_test(FakeApi::with([map("found")]).client(), vec![]);
         let change = patched("k is broken", a(), json!({"data": {"k": "broken", "new": "x"}})).shown_by(value_of_a());
-        let undo = Sabotage::undo_plan(&change, &platform).await.unwrap();
-        change.plant(&platform).await.unwrap();
+        let undo = change.prepare(&platform).await.unwrap().undo;
+        change.plant(&platform, &()).await.unwrap();
         assert_eq!(platform.get(&a()).await.unwrap().unwrap()["data"]["k"], "broken");
         for step in undo.iter().rev() {
             crate::undo::undo(&platform, step).await.unwrap();
@@ -299,7 +301,7 @@ mod tests {
     async fn a_patch_that_changes_nothing_is_not_planted() {
         let platform = Platform::for_test(FakeApi::with([map("found")]).client(), vec![]);
         let change = patched("nothing", a(), json!({"data": {"k": "found"}}));
-        assert!(change.plant(&platform).await.unwrap_err().0.contains("changed nothing"));
+        assert!(change.plant(&platform, &()).await.unwrap_err().0.contains("changed nothing"));
     }
 
     #[tokio::test]
@@ -322,8 +324,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_there_already_is_left_alone() {
         let platform = Platform::for_test(FakeApi::with([map("found")]).client(), vec![]);
-        assert!(Sabotage::undo_plan(&added("again", map("other")), &platform).await.is_err());
+        assert!(added("again", map("other")).prepare(&platform).await.is_err());
         let absent = deleted("absent", ObjectRef::namespaced("v1", "ConfigMap", "n", "b"));
-        assert!(Sabotage::undo_plan(&absent, &platform).await.is_err());
+        assert!(absent.prepare(&platform).await.is_err());
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
-use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Probe, Sabotage, expect_fn};
+use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
 use crate::node_command::{Which, run, script};
 use crate::platform::Platform;
@@ -217,6 +217,8 @@ pub fn readable_by_everyone() -> Readable {
 }
 
 impl Sabotage<Platform> for Readable {
+    type Choice = String;
+
     fn describe(&self) -> String {
         format!("{FILE} has mode 0644 on one control plane")
     }
@@ -225,7 +227,7 @@ impl Sabotage<Platform> for Readable {
         Touches::nothing().writes(Resource::Nodes)
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
         let node = last(platform)?;
         let UndoStep::RestoreFile { mode, .. } = file_as_found(platform, &node, FILE).await.map_err(PlantError::new)?
         else {
@@ -233,12 +235,13 @@ impl Sabotage<Platform> for Readable {
         };
         // Only the mode is changed, so only the mode is put back: the key stays out of the journal.
         let argv = vec!["chmod".to_owned(), format!("{:04o}", mode & 0o7777), FILE.to_owned()];
-        Ok(vec![UndoStep::RunOnNode { node, argv, tolerate_failure: false }])
+        let undo = vec![UndoStep::RunOnNode { node: node.clone(), argv, tolerate_failure: false }];
+        Ok(Prepared::new(node, undo))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
+    async fn plant(&self, platform: &Platform, node: &String) -> Result<(), PlantError> {
         let text = format!("chmod 0644 {FILE}; [ \"$(stat -c %a {FILE})\" = 644 ]");
-        script(platform, &last(platform)?, &text, COMMAND).await.map(drop).map_err(PlantError::new)
+        script(platform, node, &text, COMMAND).await.map(drop).map_err(PlantError::new)
     }
 }
 

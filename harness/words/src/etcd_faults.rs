@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shakedown_core::{Answer, Resource, Touches, UndoStep, wait_for};
-use shakedown_engine::{PlantError, Sabotage};
+use shakedown_engine::{PlantError, Prepared, Sabotage};
 
 use crate::etcd::{ask, understand_status};
 use crate::node_command::{Which, script};
@@ -36,6 +36,8 @@ impl FollowerStopped {
 }
 
 impl Sabotage<Platform> for FollowerStopped {
+    type Choice = String;
+
     fn describe(&self) -> String {
         "one etcd member that follows is stopped".into()
     }
@@ -44,18 +46,18 @@ impl Sabotage<Platform> for FollowerStopped {
         Touches::nothing().writes(Resource::Etcd)
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
-        self.choice(platform).await?;
-        // On every member: another may have become the leader by the time that one of them is stopped.
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
+        let node = self.choice(platform).await?;
         let argv = ["pkill", "-CONT", "-x", "etcd"].map(str::to_owned).to_vec();
-        let go_on = |node| UndoStep::RunOnNode { node, argv: argv.clone(), tolerate_failure: true };
-        Ok(Which::ControlPlanes.on(platform).into_iter().map(go_on).collect())
+        let undo = vec![UndoStep::RunOnNode { node: node.clone(), argv, tolerate_failure: true }];
+        Ok(Prepared::new(node, undo))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
-        let node = self.choice(platform).await?;
-        let stop = "pkill -STOP -x etcd; for p in $(pgrep -x etcd); do grep -q '^State:.T' /proc/$p/status; done";
-        script(platform, &node, stop, COMMAND).await.map(drop).map_err(PlantError::new)
+    async fn plant(&self, platform: &Platform, node: &String) -> Result<(), PlantError> {
+        // A signal is on its way when pkill returns: the kernel's word is awaited, within the command's budget.
+        let stop = "pkill -STOP -x etcd; for p in $(pgrep -x etcd); do \
+                    until grep -q '^State:.T' /proc/$p/status; do sleep 0.01; done; done";
+        script(platform, node, stop, COMMAND).await.map(drop).map_err(PlantError::new)
     }
 
     async fn settled(&self, platform: &Platform) -> Result<(), PlantError> {

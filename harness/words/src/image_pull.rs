@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
-use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Probe, Sabotage, expect_fn};
+use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
 use crate::node_command::Which;
 use crate::platform::Platform;
@@ -144,6 +144,8 @@ impl HostsMissing {
 }
 
 impl Sabotage<Platform> for HostsMissing {
+    type Choice = (String, String);
+
     fn describe(&self) -> String {
         "one node has no hosts.toml for the registry".into()
     }
@@ -152,20 +154,19 @@ impl Sabotage<Platform> for HostsMissing {
         Touches::nothing().writes(Resource::Nodes)
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
         let (node, path) = self.place(platform).await?;
         let step = file_as_found(platform, &node, &path).await.map_err(PlantError::new)?;
         if matches!(step, UndoStep::RemoveFile { .. }) {
             return Err(PlantError::new(format!("{node} has no {path} that could be taken away")));
         }
-        Ok(vec![step])
+        Ok(Prepared::new((node, path), vec![step]))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
-        let (node, path) = self.place(platform).await?;
-        let machine = platform.machine(&node).map_err(PlantError::new)?;
-        machine.remove(&path).await.map_err(PlantError::new)?;
-        match machine.read(&path).await.map_err(PlantError::new)? {
+    async fn plant(&self, platform: &Platform, (node, path): &Self::Choice) -> Result<(), PlantError> {
+        let machine = platform.machine(node).map_err(PlantError::new)?;
+        machine.remove(path).await.map_err(PlantError::new)?;
+        match machine.read(path).await.map_err(PlantError::new)? {
             None => Ok(()),
             Some(_) => Err(PlantError::new(format!("{path} is still there"))),
         }

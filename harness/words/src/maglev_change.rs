@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use shakedown_core::{Answer, Resource, Touches, UndoStep, wait_for};
-use shakedown_engine::{Cx, ObserveError, PlantError, Probe, Sabotage};
+use shakedown_engine::{Cx, ObserveError, PlantError, Prepared, Probe, Sabotage};
 
 use crate::api::Patch;
 use crate::echo::{self, EchoPod};
@@ -109,8 +109,8 @@ pub fn table_without_one_backend() -> OtherTable {
     OtherTable(Instead::OneBackendLess)
 }
 
-/// What is needed to change a table in place.
-struct Place {
+/// Where the table is, and what is needed to change a table in place.
+pub struct Place {
     node: String,
     /// The command that finds the entry which leads to the table, and that entry.
     find: String,
@@ -180,6 +180,8 @@ fn write(map: u32) -> String {
 }
 
 impl Sabotage<Platform> for OtherTable {
+    type Choice = Place;
+
     fn describe(&self) -> String {
         match self.0 {
             Instead::OtherSeed => "one node's datapath has the Maglev table of another seed".into(),
@@ -193,13 +195,13 @@ impl Sabotage<Platform> for OtherTable {
             .writes(Resource::Namespace(echo::NAMESPACE.into()))
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
         let place = self.place(platform).await?;
         // Where the agent has made a new table since, there is nothing left to be put back.
         let text = format!("[ \"$({})\" = '{}' ] || exit 0; {}", place.find, place.entry, write(place.map));
         let argv = ["/bin/sh", "-ec", &text].map(str::to_owned).to_vec();
-        let node = place.node;
-        Ok(vec![
+        let node = place.node.clone();
+        let undo = vec![
             UndoStep::RemoveFile { node: node.clone(), path: FILE.to_owned() },
             UndoStep::RunOnNode { node: node.clone(), argv, tolerate_failure: false },
             UndoStep::RestoreFile {
@@ -208,11 +210,11 @@ impl Sabotage<Platform> for OtherTable {
                 content: BASE64_STANDARD.encode(&place.now),
                 mode: 0o600,
             },
-        ])
+        ];
+        Ok(Prepared::new(place, undo))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
-        let place = self.place(platform).await?;
+    async fn plant(&self, platform: &Platform, place: &Place) -> Result<(), PlantError> {
         let machine = platform.machine(&place.node).map_err(PlantError::new)?;
         machine.write(FILE, &place.other, 0o600).await.map_err(PlantError::new)?;
         let text = format!("{}; rm -f {FILE}", write(place.map));

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
-use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Probe, Sabotage, expect_fn};
+use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
 use crate::echo;
 use crate::http_get::get;
@@ -207,6 +207,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Sabotage<Platform> for EntryRemoved {
+    type Choice = (String, Vec<(String, String)>);
+
     fn describe(&self) -> String {
         "one node's datapath has lost its entries for the node port".into()
     }
@@ -215,20 +217,20 @@ impl Sabotage<Platform> for EntryRemoved {
         Touches::nothing().writes(Resource::Component("cilium".into()))
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
         let (node, entries) = self.entries(platform).await?;
         let lines = entries
             .iter()
             .map(|(key, value)| format!("bpftool map update pinned {SERVICES} key hex {key} value hex {value}"));
         let text = lines.collect::<Vec<_>>().join("\n");
         let argv = ["/bin/sh", "-ec", &text].map(str::to_owned).to_vec();
-        Ok(vec![UndoStep::RunOnNode { node, argv, tolerate_failure: false }])
+        let undo = vec![UndoStep::RunOnNode { node: node.clone(), argv, tolerate_failure: false }];
+        Ok(Prepared::new((node, entries), undo))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
-        let (node, entries) = self.entries(platform).await?;
+    async fn plant(&self, platform: &Platform, (node, entries): &Self::Choice) -> Result<(), PlantError> {
         let lines = entries.iter().map(|(key, _)| format!("bpftool map delete pinned {SERVICES} key hex {key}"));
-        script(platform, &node, &lines.collect::<Vec<_>>().join("\n"), COMMAND).await.map_err(PlantError::new)?;
+        script(platform, node, &lines.collect::<Vec<_>>().join("\n"), COMMAND).await.map_err(PlantError::new)?;
         match self.entries(platform).await {
             Err(_) => Ok(()),
             Ok((_, left)) => Err(PlantError::new(format!("{} entries are still there", left.len()))),

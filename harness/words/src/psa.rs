@@ -122,7 +122,7 @@ mod tests {
         let platform =
             Platform::for_test(FakeApi::with([namespace("n", &[("enforce", "restricted")])]).client(), vec![]);
         // The stand-in admits everything, so no label can be shown to have landed.
-        let error = enforce_lowered_to("n", "baseline").plant(&platform).await.unwrap_err();
+        let error = enforce_lowered_to("n", "baseline").plant(&platform, &()).await.unwrap_err();
         assert!(error.0.contains("did not come within"), "{error}");
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
-use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Probe, Sabotage, expect_fn};
+use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
 use crate::etcd;
 use crate::node_command::Which;
@@ -239,6 +239,8 @@ const CLEAR_KEY: &str = "/registry/secrets/default/shakedown-in-clear";
 const CLEAR_VALUE: &str = r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"shakedown-in-clear","namespace":"default","uid":"5d1f0000-0000-4000-8000-000000000001","creationTimestamp":"2026-01-01T00:00:00Z"},"type":"Opaque","data":{"marker":"cGxhbnRlZA=="}}"#;
 
 impl Sabotage<Platform> for StoredInClear {
+    type Choice = String;
+
     fn describe(&self) -> String {
         format!("{CLEAR_KEY} is written to etcd without encryption")
     }
@@ -247,24 +249,25 @@ impl Sabotage<Platform> for StoredInClear {
         Touches::nothing().writes(Resource::Etcd)
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
         let node = first_member(platform)?;
         let held = etcd::change(platform, &node, &["get", CLEAR_KEY, "--count-only", "-w", "fields"]).await;
         let held = held.map_err(PlantError::new)?;
         if !held.stdout.contains("\"Count\" : 0") {
             return Err(PlantError::new(format!("{CLEAR_KEY} is there already, or etcd is silent: {}", held.brief())));
         }
-        Ok(vec![UndoStep::RunOnNode { node, argv: etcd::etcdctl_change(&["del", CLEAR_KEY]), tolerate_failure: false }])
+        let argv = etcd::etcdctl_change(&["del", CLEAR_KEY]);
+        let undo = vec![UndoStep::RunOnNode { node: node.clone(), argv, tolerate_failure: false }];
+        Ok(Prepared::new(node, undo))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
-        let node = first_member(platform)?;
-        let put = etcd::change(platform, &node, &["put", CLEAR_KEY, CLEAR_VALUE]).await.map_err(PlantError::new)?;
+    async fn plant(&self, platform: &Platform, node: &String) -> Result<(), PlantError> {
+        let put = etcd::change(platform, node, &["put", CLEAR_KEY, CLEAR_VALUE]).await.map_err(PlantError::new)?;
         if !put.ok() {
             return Err(PlantError::new(put.brief()));
         }
         let back =
-            etcd::change(platform, &node, &["get", CLEAR_KEY, "--print-value-only"]).await.map_err(PlantError::new)?;
+            etcd::change(platform, node, &["get", CLEAR_KEY, "--print-value-only"]).await.map_err(PlantError::new)?;
         if back.stdout == CLEAR_VALUE { Ok(()) } else { Err(PlantError::new("the value did not come back as written")) }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
-use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Probe, Sabotage, expect_fn};
+use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
 use crate::node_command::{Which, run, script};
 use crate::objects::ObjectRef;
@@ -234,6 +234,8 @@ impl ServiceChain {
 }
 
 impl Sabotage<Platform> for ServiceChain {
+    type Choice = String;
+
     fn describe(&self) -> String {
         format!("one node has a chain {CHAINS}-SHAKEDOWN in its packet filter")
     }
@@ -242,7 +244,7 @@ impl Sabotage<Platform> for ServiceChain {
         Touches::nothing().writes(Resource::Nodes)
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
         let node = self.node(platform)?;
         let found = script(platform, &node, SAVE, COMMAND).await.map_err(PlantError::new)?;
         if String::from_utf8_lossy(&found).contains(&format!("{CHAINS}-SHAKEDOWN")) {
@@ -252,14 +254,14 @@ impl Sabotage<Platform> for ServiceChain {
             "iptables -t nat -S {CHAINS}-SHAKEDOWN >/dev/null 2>&1 || exit 0; iptables -t nat -X {CHAINS}-SHAKEDOWN"
         );
         let argv = ["/bin/sh", "-c", &text].map(str::to_owned).to_vec();
-        Ok(vec![UndoStep::RunOnNode { node, argv, tolerate_failure: false }])
+        let undo = vec![UndoStep::RunOnNode { node: node.clone(), argv, tolerate_failure: false }];
+        Ok(Prepared::new(node, undo))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
-        let node = self.node(platform)?;
+    async fn plant(&self, platform: &Platform, node: &String) -> Result<(), PlantError> {
         let text =
             format!("iptables -w 5 -t nat -N {CHAINS}-SHAKEDOWN && iptables-save -t nat | grep -q {CHAINS}-SHAKEDOWN");
-        script(platform, &node, &text, COMMAND).await.map(drop).map_err(PlantError::new)
+        script(platform, node, &text, COMMAND).await.map(drop).map_err(PlantError::new)
     }
 }
 

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
-use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Probe, Sabotage, expect_fn};
+use shakedown_core::{Finding, Judgement, Observation, Resource, Touches};
+use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
 use crate::api::{Ask, Patch};
 use crate::objects::ObjectRef;
@@ -116,6 +116,8 @@ fn secret() -> ObjectRef {
 }
 
 impl Sabotage<Platform> for OtherPassword {
+    type Choice = ();
+
     fn describe(&self) -> String {
         format!("{} has another password", secret())
     }
@@ -124,11 +126,12 @@ impl Sabotage<Platform> for OtherPassword {
         Touches::nothing().writes(Resource::Namespace(NAMESPACE.into()))
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
-        Ok(vec![crate::undo::as_found(platform, &secret()).await.map_err(PlantError::new)?])
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<()>, PlantError> {
+        let undo = crate::undo::as_found(platform, &secret()).await.map_err(PlantError::new)?;
+        Ok(Prepared::new((), vec![undo]))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
+    async fn plant(&self, platform: &Platform, (): &()) -> Result<(), PlantError> {
         let patch = json!({"stringData": {"password": "planted"}});
         platform.patch(&secret(), Patch::Merge, &patch).await.map(drop).map_err(PlantError::new)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
-use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Probe, Sabotage, expect_fn};
+use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
 use crate::capture::{Tap, during};
 use crate::echo::{self, EchoPod};
@@ -281,6 +281,8 @@ impl RoundWireguard {
 }
 
 impl Sabotage<Platform> for RoundWireguard {
+    type Choice = [(String, String); 2];
+
     fn describe(&self) -> String {
         "a node's tunnel packets to another node go past WireGuard, in clear".into()
     }
@@ -289,17 +291,19 @@ impl Sabotage<Platform> for RoundWireguard {
         Touches::nothing().writes(Resource::Component("cilium".into()))
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
         let remove = format!("nft list table ip {RULES} >/dev/null 2>&1 || exit 0; nft delete table ip {RULES}");
         let argv = vec!["/bin/sh".to_owned(), "-c".to_owned(), remove];
         let step = |node: String| UndoStep::RunOnNode { node, argv: argv.clone(), tolerate_failure: false };
-        Ok(self.rules(platform).await?.into_iter().map(|(node, _)| step(node)).collect())
+        let rules = self.rules(platform).await?;
+        let undo = rules.iter().map(|(node, _)| step(node.clone())).collect();
+        Ok(Prepared::new(rules, undo))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
-        for (node, rules) in self.rules(platform).await? {
+    async fn plant(&self, platform: &Platform, rules: &Self::Choice) -> Result<(), PlantError> {
+        for (node, rules) in rules {
             let text = format!("nft '{rules}' && nft list table ip {RULES}");
-            let listed = script(platform, &node, &text, COMMAND).await.map_err(PlantError::new)?;
+            let listed = script(platform, node, &text, COMMAND).await.map_err(PlantError::new)?;
             if !String::from_utf8_lossy(&listed).contains("dport set") {
                 return Err(PlantError::new(format!("node {node}: the rule is not in place")));
             }

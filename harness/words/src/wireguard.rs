@@ -9,7 +9,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
-use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Probe, Sabotage, expect_fn};
+use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
 use crate::machine::MachineError;
 use crate::node_command::{Ran, Which, run, script};
@@ -151,7 +151,7 @@ fn understand_peers(text: &str) -> Vec<Peer> {
             _ => {}
         }
     }
-    // WireGuard in user space lists them in an order of its own at every look; a sabotage and its undo must choose the same.
+    // WireGuard in user space lists them in an order of its own at every look; observations compare line by line.
     peers.sort_by(|a, b| a.public_key.cmp(&b.public_key));
     peers
 }
@@ -295,6 +295,8 @@ impl PeerRemoved {
 }
 
 impl Sabotage<Platform> for PeerRemoved {
+    type Choice = (String, Peer);
+
     fn describe(&self) -> String {
         "one node has lost one of its WireGuard peers".into()
     }
@@ -303,16 +305,16 @@ impl Sabotage<Platform> for PeerRemoved {
         Touches::nothing().writes(Resource::Component("cilium".into()))
     }
 
-    async fn undo_plan(&self, platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
+    async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
         let (node, peer) = self.choice(platform).await?;
         let argv = vec!["/bin/sh".to_owned(), "-ec".to_owned(), set_device(&peer, true)?];
-        Ok(vec![UndoStep::RunOnNode { node, argv, tolerate_failure: false }])
+        let undo = vec![UndoStep::RunOnNode { node: node.clone(), argv, tolerate_failure: false }];
+        Ok(Prepared::new((node, peer), undo))
     }
 
-    async fn plant(&self, platform: &Platform) -> Result<(), PlantError> {
-        let (node, peer) = self.choice(platform).await?;
-        script(platform, &node, &set_device(&peer, false)?, COMMAND).await.map_err(PlantError::new)?;
-        let left = device_peers(platform, &node).await.map_err(PlantError::new)?;
+    async fn plant(&self, platform: &Platform, (node, peer): &Self::Choice) -> Result<(), PlantError> {
+        script(platform, node, &set_device(peer, false)?, COMMAND).await.map_err(PlantError::new)?;
+        let left = device_peers(platform, node).await.map_err(PlantError::new)?;
         if left.iter().any(|other| other.public_key == peer.public_key) {
             return Err(PlantError::new(format!("{node} still has the peer at {}", peer.endpoint)));
         }

@@ -15,7 +15,7 @@ use shakedown_core::{
 };
 use shakedown_engine::{
     Check, Controls, Cx, Expect, Fingerprint, Fixture, Journal, JournalError, ObserveError, Outcome, Plan, PlantError,
-    Probe, Sabotage, Settings, World, WorldError, expect_fn,
+    Prepared, Probe, Sabotage, Settings, World, WorldError, expect_fn,
 };
 
 /// Cells that hold a word each. `crash_at` makes the n-th operation never return, as a kill would.
@@ -230,6 +230,8 @@ impl Writes {
 }
 
 impl Sabotage<Cells> for Writes {
+    type Choice = ();
+
     fn describe(&self) -> String {
         format!("{} in {}", self.word, self.cell)
     }
@@ -238,16 +240,16 @@ impl Sabotage<Cells> for Writes {
         writes(&self.cell)
     }
 
-    async fn undo_plan(&self, world: &Cells) -> Result<Vec<UndoStep>, PlantError> {
+    async fn prepare(&self, world: &Cells) -> Result<Prepared<()>, PlantError> {
         world.tick().await;
         match self.trick {
-            Trick::NoPlan => Ok(vec![]),
+            Trick::NoPlan => Ok(Prepared::new((), vec![])),
             Trick::CannotPlan => Err(PlantError::new("cannot read the cell")),
-            _ => Ok(vec![world.as_found(&self.cell)]),
+            _ => Ok(Prepared::new((), vec![world.as_found(&self.cell)])),
         }
     }
 
-    async fn plant(&self, world: &Cells) -> Result<(), PlantError> {
+    async fn plant(&self, world: &Cells, (): &()) -> Result<(), PlantError> {
         match self.trick {
             Trick::CannotPlant => return Err(PlantError::new("the cell is locked")),
             Trick::Spills => world.put("spill", Some("x")).await,
