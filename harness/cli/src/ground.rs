@@ -12,14 +12,16 @@ use shakedown_core::{EventSink, JournalEntry};
 use shakedown_engine::{Journal, JournalError, replay};
 use shakedown_fault::FileJournal;
 use shakedown_node::NodeState;
+use shakedown_stack::components::is_ours;
 use shakedown_stack::converge::{self, Ended};
-use shakedown_stack::open;
+use shakedown_stack::{StackError, open};
 use shakedown_words::Platform;
 use shakedown_words::helm::Helm;
 use shakedown_words::machine::{Machine, OfCluster};
 
 use crate::cmd::up::wrong_use;
 use crate::ctx::Ctx;
+use crate::exit::usage;
 
 /// A cluster's journal, beside its state; it goes with the cluster.
 const JOURNAL: &str = "journal.jsonl";
@@ -47,11 +49,12 @@ impl Journal for OnDisk {
 }
 
 /// Brings the cluster up where there is none, puts back what an earlier run left open, and converges the platform where
-/// it never was, or where that is asked for. A cluster that is there is left as found.
+/// it never was, or where that is asked for. A cluster that is there is left as found, and one that does not carry the
+/// marker is refused unless its user says that it is `owned`.
 ///
 /// # Errors
-/// The step that failed; a second call goes on from there.
-pub async fn prepare(ctx: &Ctx, converge_anyway: bool) -> Result<Ground> {
+/// The step that failed; a second call goes on from there. A cluster without the marker is wrong use.
+pub async fn prepare(ctx: &Ctx, converge_anyway: bool, owned: bool) -> Result<Ground> {
     let (cluster, made) = find_or_make(ctx).await?;
     let lock = cluster.lock()?;
     let platform = connect(&cluster).await?;
@@ -59,6 +62,11 @@ pub async fn prepare(ctx: &Ctx, converge_anyway: bool) -> Result<Ground> {
     recover(ctx, &platform, &journal).await?;
     if converge_anyway || needs_converging(&cluster, made).await? {
         converge_all(ctx, &cluster).await?;
+    } else if !owned {
+        // An API that does not answer is for the checks to report: they can change nothing through it.
+        if let Ok(false) = is_ours(&cluster.api().await?).await {
+            return Err(usage(StackError::Foreign));
+        }
     }
     Ok(Ground { platform, journal, _lock: lock })
 }

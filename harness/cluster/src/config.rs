@@ -210,7 +210,8 @@ state = \"/run/containerd\"
 }
 
 /// HAProxy before the apiservers: TLS passes through, an apiserver is used while it says that it is ready. A connection
-/// that one refuses (it is being rolled, and the next check has not seen it yet) goes to another.
+/// that one refuses (it is being rolled, and the next check has not seen it yet) goes to another. Connections are cut
+/// only where an apiserver was silent three times: one that is slow on a busy machine is not down.
 #[must_use]
 pub fn haproxy(state: &ClusterState) -> String {
     let mut text = "global
@@ -224,7 +225,7 @@ defaults
   timeout connect 2s
   timeout client 4h
   timeout server 4h
-  timeout check 2s
+  timeout check 5s
 
 frontend apiservers
   bind *:6443
@@ -236,7 +237,7 @@ backend apiservers
   option redispatch 1
   option httpchk GET /readyz
   http-check expect status 200
-  default-server check check-ssl verify none inter 1s downinter 300ms fall 2 rise 1 on-marked-down shutdown-sessions
+  default-server check check-ssl verify none inter 1s downinter 300ms fall 3 rise 1 on-marked-down shutdown-sessions
 "
     .to_owned();
     for member in state.with(Role::ControlPlane) {

@@ -12,7 +12,6 @@ use serde::Serialize;
 use serde_json::json;
 use shakedown_core::{Capability, Event};
 
-use crate::apply::is_away;
 use crate::component::{Component, State};
 use crate::components;
 use crate::error::{Result, StackError};
@@ -269,8 +268,8 @@ where
     let began = Instant::now();
     loop {
         match act().await {
-            Err(StackError::Api { source, .. }) if is_away(&source) && began.elapsed() < API_AWAY => {
-                site.saw(component.name(), "the API", &source.to_string());
+            Err(error) if error.is_of_an_api_away() && began.elapsed() < API_AWAY => {
+                site.saw(component.name(), "the API", &error.to_string());
                 tokio::time::sleep(PAUSE).await;
             }
             other => return other,

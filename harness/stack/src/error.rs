@@ -6,6 +6,7 @@ use shakedown_core::WaitError;
 use shakedown_node::NodeError;
 use thiserror::Error;
 
+use crate::apply::is_away;
 use crate::graph::GraphError;
 use crate::manifest_edit::EditError;
 
@@ -80,13 +81,24 @@ pub enum StackError {
     /// The cluster was not made by shakedown.
     #[error(
         "this cluster is not one of ours: namespace kube-system has no ConfigMap `shakedown`\n\
-         hint: `--i-own-this-cluster` installs the platform on it all the same"
+         hint: `--i-own-this-cluster` changes it all the same; `shakedown converge` marks it"
     )]
     Foreign,
     /// The platform cannot be as documented on this cluster.
     #[error("{0}")]
     Unfit(String),
 }
+
+/// What Go's client of the API says, in helm's mouth, where the connection was refused or lost on the way.
+const CONNECTION_LOST: [&str; 7] = [
+    "unexpected EOF",
+    "connection refused",
+    "connection reset by peer",
+    "client connection lost",
+    "TLS handshake timeout",
+    "Client.Timeout exceeded",
+    "the server is currently unable to handle the request",
+];
 
 /// Result of a stack operation.
 pub type Result<T> = std::result::Result<T, StackError>;
@@ -95,6 +107,15 @@ impl StackError {
     /// Wraps an error of the API.
     pub fn api(what: impl Into<String>, source: kube::Error) -> Self {
         Self::Api { what: what.into(), source: Box::new(source) }
+    }
+
+    /// Whether it only says that the API could not be reached, or lost the connection: what was tried may be repeated.
+    pub fn is_of_an_api_away(&self) -> bool {
+        match self {
+            Self::Api { source, .. } => is_away(source),
+            Self::Program { why, .. } => CONNECTION_LOST.iter().any(|words| why.contains(words)),
+            _ => false,
+        }
     }
 
     /// Wraps an error of a file operation on the host.
@@ -107,5 +128,18 @@ fn api_text(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => format!("{other}\nhint: `shakedown status` shows whether the apiservers answer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helm_that_lost_its_connection_may_be_repeated_and_one_that_was_refused_may_not() {
+        let helm = |why: &str| StackError::Program { program: "helm".into(), why: why.into(), hint: String::new() };
+        let lost = "Error: query: failed to query with labels: unexpected error when reading response body. Please retry. Original error: unexpected EOF";
+        assert!(helm(lost).is_of_an_api_away());
+        assert!(!helm("Error: UPGRADE FAILED: cannot patch \"cilium\" with kind DaemonSet: invalid").is_of_an_api_away());
     }
 }

@@ -59,8 +59,10 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         return Ok(Exit::OK);
     }
     let report = converge::converge_telling(&site, args.only.as_deref(), &|step| {
+        // The reason at once: the others may take minutes yet.
+        let why = step.error.as_deref().and_then(|e| e.lines().next()).map(|e| format!(": {e}")).unwrap_or_default();
         ctx.progress.say(format!(
-            "{}: {} after {:.1} s",
+            "{}: {} after {:.1} s{why}",
             step.name,
             word(step.ended),
             step.look_s + step.install_s + step.ready_s

@@ -50,6 +50,9 @@ pub struct Args {
     /// Converge the platform first, also where it was converged before.
     #[arg(long)]
     pub converge: bool,
+    /// Run on a cluster that does not carry the marker of `converge`, too.
+    #[arg(long)]
+    pub i_own_this_cluster: bool,
     /// How many checks run side by side.
     #[arg(long, default_value_t = DEFAULT_WIDTH, value_name = "N")]
     pub jobs: usize,
@@ -77,7 +80,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     }
     let scopes = scopes()?;
     let ground = tokio::select! {
-        ground = ground::prepare(ctx, args.converge) => ground?,
+        ground = ground::prepare(ctx, args.converge, args.i_own_this_cluster) => ground?,
         () = ctx.cancel.cancelled() => return Err(Interrupted.into()),
     };
     let id = run_id(Timestamp::now(), seed);
@@ -217,6 +220,9 @@ fn repeat(args: &Args, name: &str, seed: Seed) -> String {
     if args.failed_last {
         words.push("--failed-last".to_owned());
     }
+    if args.i_own_this_cluster {
+        words.push("--i-own-this-cluster".to_owned());
+    }
     if args.controls != Controls::All {
         words.push(format!("--controls {}", args.controls));
     }
@@ -259,6 +265,7 @@ mod tests {
             controls: Controls::All,
             seed: None,
             converge: false,
+            i_own_this_cluster: false,
             jobs: DEFAULT_WIDTH,
         }
     }

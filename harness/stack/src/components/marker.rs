@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
 use serde_json::{Value, json};
 
-use crate::apply::Applier;
 use crate::component::{Component, State};
-use crate::error::Result;
+use crate::error::{Result, StackError};
 use crate::names;
 use crate::site::Site;
 
@@ -58,6 +59,7 @@ fn object(name: &str) -> Value {
 ///
 /// # Errors
 /// The API does not answer.
-pub async fn is_ours(applier: &Applier) -> Result<bool> {
-    Ok(applier.get_value(&object("")).await?.is_some())
+pub async fn is_ours(client: &kube::Client) -> Result<bool> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
+    Ok(api.get_opt(names::MARKER).await.map_err(|e| StackError::api("look for the marker", e))?.is_some())
 }
