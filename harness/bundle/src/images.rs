@@ -335,7 +335,7 @@ const fn kyverno(
     contents: &'static [Content],
     entrypoint: &'static [&'static str],
 ) -> ImageSpec {
-    ImageSpec { component, short, reference, group: Group::Kyverno, contents, user: "65534:65534", entrypoint, ..BASE }
+    ImageSpec { component, short, reference, contents, user: "65534:65534", entrypoint, ..BASE }
 }
 
 #[cfg(test)]

@@ -305,7 +305,7 @@ pub(crate) const GO_RECIPES: &[GoRecipe] = &[
     },
     GoRecipe {
         name: "kyverno",
-        group: Group::Kyverno,
+        group: Group::Core,
         module: "github.com/kyverno/kyverno",
         version: "v1.13.4",
         files: module_files!("kyverno"),

@@ -12,23 +12,20 @@ use crate::error::BundleError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Group {
-    /// The documented platform: Kubernetes, etcd, Cilium, CoreDNS, registry, Argo CD, tools, images and node root.
+    /// The documented platform: Kubernetes, etcd, Cilium, CoreDNS, registry, Argo CD, Kyverno, tools, images and node root.
     Core,
-    /// The Kyverno policy engine.
-    Kyverno,
     /// An emulator, a kernel and a root file system with systemd, for tests on another kind of host.
     Vm,
 }
 
 impl Group {
     /// All groups, in order.
-    pub const ALL: [Self; 3] = [Self::Core, Self::Kyverno, Self::Vm];
+    pub const ALL: [Self; 2] = [Self::Core, Self::Vm];
 
     /// The name that the command line and the lock file use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Core => "core",
-            Self::Kyverno => "kyverno",
             Self::Vm => "vm",
         }
     }
@@ -98,7 +95,7 @@ impl Default for Selection {
     }
 }
 
-/// `core,kyverno`
+/// `core,vm`
 impl FromStr for Selection {
     type Err = BundleError;
 
@@ -124,7 +121,7 @@ mod tests {
     #[test]
     fn core_is_always_in() -> Result<(), BundleError> {
         assert_eq!("".parse::<Selection>()?.to_string(), "core");
-        assert_eq!("kyverno".parse::<Selection>()?.to_string(), "core,kyverno");
+        assert_eq!("vm".parse::<Selection>()?.to_string(), "core,vm");
         assert_eq!("all".parse::<Selection>()?, Selection::all());
         Ok(())
     }
@@ -132,12 +129,12 @@ mod tests {
     #[test]
     fn the_parts_of_a_selection_are_all_smaller_ones_and_itself() {
         let parts: Vec<String> = Selection::all().parts().iter().map(ToString::to_string).collect();
-        assert_eq!(parts, ["core", "core,kyverno", "core,vm", "core,kyverno,vm"]);
+        assert_eq!(parts, ["core", "core,vm"]);
     }
 
     #[test]
     fn an_unknown_group_is_named_with_the_known_ones() {
         let error = "core,k3s".parse::<Selection>().map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("\"k3s\"") && error.contains("core, kyverno, vm"), "{error}");
+        assert!(error.contains("\"k3s\"") && error.contains("core, vm"), "{error}");
     }
 }

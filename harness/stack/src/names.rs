@@ -46,5 +46,13 @@ pub const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
 pub const AUDIT_LOG: &str = "/var/log/kubernetes/audit.log";
 /// The apiserver's static manifest.
 pub const APISERVER_MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+/// Namespace of Kyverno (KYV-018).
+pub const KYVERNO_NAMESPACE: &str = "kyverno";
+/// Label of the namespaces whose requests Kyverno is asked about; our own, no document names one.
+pub const POLICY_LABEL: &str = "shakedown.test/policies";
+/// The namespace that carries the label on the converged platform; our own.
+pub const POLICY_NAMESPACE: &str = "kyverno-demo";
+/// The three documented policies (KYV-034).
+pub const POLICIES: [&str; 3] = ["disallow-latest-tag", "require-app-label", "require-resources"];
 /// ConfigMap in kube-system that says: this cluster is ours.
 pub const MARKER: &str = "shakedown";

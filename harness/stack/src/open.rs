@@ -18,7 +18,18 @@ use crate::site::{Site, Tools};
 /// For the API to answer at all.
 const API_BUDGET: Duration = Duration::from_secs(90);
 /// The images that components of ours name, by the bundle's short names.
-const IMAGES: &[&str] = &["coredns", "registry", "argocd", "redis", "git-server"];
+const IMAGES: &[&str] = &[
+    "coredns",
+    "registry",
+    "argocd",
+    "redis",
+    "git-server",
+    "kyverno",
+    "kyverno-init",
+    "kyverno-background-controller",
+    "kyverno-cleanup-controller",
+    "kyverno-reports-controller",
+];
 
 /// What the installers take from the bundle.
 ///
@@ -34,6 +45,7 @@ pub fn tools(bundle: &Bundle) -> Result<Tools> {
         crane: program(bundle, "crane")?,
         cilium_chart: bundle.chart("cilium"),
         argocd_manifest: bundle.manifest("argo-cd/core-install.yaml"),
+        kyverno_manifest: bundle.manifest("kyverno/install.yaml"),
         demo_archive: image(bundle, "echo")?.archive,
         images,
     })

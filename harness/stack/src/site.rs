@@ -24,9 +24,11 @@ pub struct Tools {
     pub cilium_chart: PathBuf,
     /// Argo CD's core-install manifest.
     pub argocd_manifest: PathBuf,
+    /// Kyverno's install manifest.
+    pub kyverno_manifest: PathBuf,
     /// The demo image as an OCI archive.
     pub demo_archive: PathBuf,
-    /// Short name (`coredns`, `registry`, `argocd`, `redis`, `git-server`) to the name under which the image lies in
+    /// Short name (`coredns`, `registry`, `argocd`, `redis`, `git-server`, `kyverno`, ..) to the name under which the image lies in
     /// the nodes' containerd.
     pub images: BTreeMap<String, String>,
 }

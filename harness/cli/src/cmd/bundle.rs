@@ -45,7 +45,7 @@ enum Action {
     },
     /// Remove components that this version does not use.
     Prune {
-        /// Groups of components to keep: core, kyverno, vm, all; core is always among them.
+        /// Groups of components to keep: core, vm, all; core is always among them.
         #[arg(long, default_value = "all")]
         keep: String,
         /// Go's caches and the downloaded packages too; a later build takes longer.
@@ -71,7 +71,7 @@ enum Action {
 
 #[derive(Debug, ClapArgs)]
 struct Groups {
-    /// Groups of components: core, kyverno, vm, all; core is always among them.
+    /// Groups of components: core, vm, all; core is always among them.
     #[arg(long, default_value = "core")]
     groups: String,
 }

@@ -51,7 +51,7 @@ fn needed(component: &str, path: &Path) -> bool {
     match component {
         "node-root" | "containerd-seed" => true,
         "cilium" => path.starts_with("charts"),
-        "argocd" => path.starts_with("manifests"),
+        "argocd" | "kyverno" => path.starts_with("manifests"),
         _ => path.parent() == Some(Path::new("bin")) && PROGRAMS.iter().any(|name| path.ends_with(name)),
     }
 }

@@ -7,6 +7,8 @@ mod coredns;
 mod demo_image;
 mod git_content;
 mod hosts;
+mod kyverno;
+mod kyverno_manifest;
 mod marker;
 mod schedulable;
 
@@ -98,5 +100,7 @@ pub fn all() -> Vec<Box<dyn Component>> {
         Box::new(git_content::GitContent),
         Box::new(argocd::ArgoCd),
         Box::new(argocd::Application),
+        Box::new(kyverno::Kyverno),
+        Box::new(kyverno::Policies),
     ]
 }
