@@ -140,6 +140,8 @@ mod tests {
         let helm = |why: &str| StackError::Program { program: "helm".into(), why: why.into(), hint: String::new() };
         let lost = "Error: query: failed to query with labels: unexpected error when reading response body. Please retry. Original error: unexpected EOF";
         assert!(helm(lost).is_of_an_api_away());
-        assert!(!helm("Error: UPGRADE FAILED: cannot patch \"cilium\" with kind DaemonSet: invalid").is_of_an_api_away());
+        assert!(
+            !helm("Error: UPGRADE FAILED: cannot patch \"cilium\" with kind DaemonSet: invalid").is_of_an_api_away()
+        );
     }
 }
