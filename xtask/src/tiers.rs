@@ -1,5 +1,5 @@
 //! The test tiers: unit (seconds, no root), component (one machine's parts, root), e2e (a real cluster) and, on request,
-//! vm (another kind of host, in a virtual machine).
+//! defects (planted by hand, each under a whole run) and vm (another kind of host, in a virtual machine).
 
 use std::fmt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use crate::binary::{self, Binary, Profile};
 use crate::{browser, host, nextest, shell, tidy};
 
-/// A tier is chosen by the names of its tests: `component_*`, `e2e_*`, `vm_*`, and all others are unit tests.
+/// A tier is chosen by the names of its tests: `component_*`, `e2e_*`, `defects_*`, `vm_*`, and all others are unit tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Tier {
     /// Formatting, lints, the repository's rules and every test that needs neither root nor the bundle.
@@ -20,6 +20,8 @@ pub enum Tier {
     Component,
     /// A five-node cluster from nothing to nothing: needs root and the bundle.
     E2e,
+    /// A converged cluster with one documented defect after the other: needs root and the bundle.
+    Defects,
     /// A cluster in a virtual machine with cgroup v2 and WireGuard in its kernel: needs root and the bundle's group vm.
     Vm,
 }
@@ -30,6 +32,7 @@ impl fmt::Display for Tier {
             Tier::Unit => "unit",
             Tier::Component => "component",
             Tier::E2e => "e2e",
+            Tier::Defects => "defects",
             Tier::Vm => "vm",
         })
     }
@@ -38,10 +41,10 @@ impl fmt::Display for Tier {
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Args)]
 pub struct TestArgs {
-    /// One tier only; without, unit, component and e2e, and with `--full` vm too.
+    /// One tier only; without, unit, component and e2e, and with `--full` defects and vm too.
     #[arg(long, value_enum)]
     tier: Option<Tier>,
-    /// Every component and every control, and a cluster inside a virtual machine.
+    /// Every component and every control, defects planted by hand, and a cluster inside a virtual machine.
     #[arg(long)]
     full: bool,
     /// Passed on to nextest, for example a test's name.
@@ -59,7 +62,7 @@ const CLOSING: &str = "target/test-summary.txt";
 pub fn test(args: &TestArgs) -> Result<u8> {
     let tiers = match args.tier {
         Some(tier) => vec![tier],
-        None if args.full => vec![Tier::Unit, Tier::Component, Tier::E2e, Tier::Vm],
+        None if args.full => vec![Tier::Unit, Tier::Component, Tier::E2e, Tier::Defects, Tier::Vm],
         None => vec![Tier::Unit, Tier::Component, Tier::E2e],
     };
     if tiers.iter().any(|tier| *tier != Tier::Unit) {
@@ -141,7 +144,7 @@ fn command(runner: &Path, tier: Tier, args: &TestArgs, binary: Option<&Binary>) 
         // A tier that is still empty is no failure of what it would have tested.
         .args(["--no-tests", "warn"])
         .args(&args.args);
-    if matches!(tier, Tier::E2e | Tier::Vm) {
+    if matches!(tier, Tier::E2e | Tier::Defects | Tier::Vm) {
         // Their commands take minutes: the progress has to be seen while they run.
         command.arg("--no-capture");
     }

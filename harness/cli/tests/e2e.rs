@@ -2,71 +2,13 @@
 //! brings both.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+mod voyage;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
-
-/// A cluster of the test's own; taken down also when the test fails half-way.
-struct Voyage {
-    name: &'static str,
-    /// Where commands are called, so that reports do not land among the sources.
-    folder: PathBuf,
-}
-
-impl Voyage {
-    fn new(name: &'static str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        let voyage = Self { name, folder };
-        // What an earlier, interrupted test left.
-        voyage.must(&["down"]);
-        voyage
-    }
-
-    /// Runs a command with its progress on the test's own standard error.
-    fn call(&self, args: &[&str]) -> Output {
-        let started = Instant::now();
-        eprintln!("e2e: shakedown --name {} {}", self.name, args.join(" "));
-        let output = Command::new(env!("CARGO_BIN_EXE_shakedown"))
-            .args(["--name", self.name])
-            .args(args)
-            .current_dir(&self.folder)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        eprintln!("e2e: {} after {:.1} s", output.status, started.elapsed().as_secs_f64());
-        output
-    }
-
-    fn must(&self, args: &[&str]) -> Output {
-        let output = self.call(args);
-        assert!(output.status.success(), "{args:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stdout));
-        output
-    }
-
-    fn facts(&self, args: &[&str]) -> Value {
-        serde_json::from_slice(&self.must(&[args, &["--json"]].concat()).stdout).unwrap()
-    }
-
-    /// `status --json` whatever its exit code: without a network no node is ready, and it says so.
-    fn status(&self) -> Value {
-        serde_json::from_slice(&self.call(&["status", "--json"]).stdout).unwrap()
-    }
-
-    fn code(&self, args: &[&str]) -> Option<i32> {
-        self.call(args).status.code()
-    }
-}
-
-impl Drop for Voyage {
-    fn drop(&mut self) {
-        // On the way out of a failed test nothing can be asserted; `residue` of the next test finds what stays.
-        self.call(&["down"]);
-    }
-}
+use voyage::Voyage;
 
 fn nodes(status: &Value, role: &str) -> usize {
     status["nodes"].as_array().unwrap().iter().filter(|node| node["role"] == role && node["state"] == "running").count()
