@@ -133,12 +133,14 @@ fn root_image_does_not_start() -> Check<Platform> {
     let root_image = manifests!("modes.yaml").into_iter().nth(1).unwrap_or_default();
     let mut with_user = root_image.clone();
     with_user["spec"]["securityContext"] = json!({"runAsUser": 65534});
+    let mut peer = with_user.clone();
+    peer["metadata"]["name"] = json!("as-nobody");
     check("psa.root-image-does-not-start")
         .asserts(["PSA-032"])
         .needs([Containerd])
-        .observe(runs(root_image, RESTRICTED))
+        .observe(runs(root_image, RESTRICTED).beside(peer.clone()))
         .expect(stuck_for("image will run as root"))
-        .sabotage_input("the Pod names a user", runs(with_user, RESTRICTED), finds("started"))
+        .sabotage_input("the Pod names a user", runs(with_user, RESTRICTED).beside(peer), finds("started"))
         .remedy("give the image a user other than root, or the Pod a runAsUser")
 }
 

@@ -50,11 +50,22 @@ impl Observation for PodRun {
 pub struct Runs {
     manifest: Value,
     namespace: &'static str,
+    beside: Option<Value>,
 }
 
 /// Runs this Pod in a namespace.
 pub fn runs(manifest: Value, namespace: &'static str) -> Runs {
-    Runs { manifest, namespace }
+    Runs { manifest, namespace, beside: None }
+}
+
+impl Runs {
+    /// This Pod has to run first, in the same namespace: where it does not, the other one's fate says nothing. What
+    /// the baseline takes then also tells how long a Pod takes to start here.
+    #[must_use]
+    pub fn beside(mut self, manifest: Value) -> Self {
+        self.beside = Some(manifest);
+        self
+    }
 }
 
 /// Reasons after which a container does not start any more without a change.
@@ -69,7 +80,18 @@ impl Probe<Platform> for Runs {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<PodRun, ObserveError> {
-        let mut manifest = self.manifest.clone();
+        if let Some(manifest) = &self.beside {
+            let peer = self.run(platform, cx, manifest.clone()).await?;
+            if !peer.ready {
+                return Err(ObserveError::no_ground(format!("{} does not run either: {:?}", peer.pod, peer.stuck)));
+            }
+        }
+        self.run(platform, cx, self.manifest.clone()).await
+    }
+}
+
+impl Runs {
+    async fn run(&self, platform: &Platform, cx: &Cx, mut manifest: Value) -> Result<PodRun, ObserveError> {
         manifest["metadata"]["namespace"] = Value::from(self.namespace);
         let object = ObjectRef::of(&manifest).ok_or_else(|| ObserveError::harness(format!("no Pod: {manifest}")))?;
         let undo = as_found(platform, &object).await.map_err(ObserveError::no_ground)?;
