@@ -50,10 +50,10 @@ pub async fn down(store: &Store, name: &str) -> Result<()> {
     }
     let group = Group::cluster(layout.clone(), name);
     // Also those that left the control group: they still say in their environment whose they are.
-    for pid in group.processes().into_iter().chain(residue::processes_of(name)) {
+    for pid in residue::processes_of(name) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
-    group.remove(LEAVE)?;
+    group.end(LEAVE)?;
     let directory = store.directory(name);
     for device in sys::loops().into_iter().filter(|l| l.file.starts_with(&directory)) {
         sys::detach(&device.device)?;

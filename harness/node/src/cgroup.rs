@@ -8,6 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{NodeError, Result};
@@ -289,14 +291,34 @@ impl Group {
     /// # Errors
     /// When something in it still lives.
     pub fn remove(&self, budget: Duration) -> Result<()> {
+        self.remove_while(budget, || {})
+    }
+
+    /// Ends every process in the group, those too that are forked meanwhile, and removes it with all below it.
+    ///
+    /// # Errors
+    /// When something in it does not end within `budget`.
+    pub fn end(&self, budget: Duration) -> Result<()> {
+        self.remove_while(budget, || {
+            for pid in self.processes() {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        })
+    }
+
+    fn remove_while(&self, budget: Duration, mut press: impl FnMut()) -> Result<()> {
         let end = Instant::now() + budget;
+        press();
         for directory in self.directories() {
             loop {
                 match remove_tree(&directory) {
                     Ok(()) => break,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => break,
                     // The kernel takes a moment to let ended processes go; there is nothing to watch for that.
-                    Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+                    Err(_) if Instant::now() < end => {
+                        std::thread::sleep(Duration::from_millis(10));
+                        press();
+                    }
                     Err(e) => return Err(NodeError::file("remove", directory, e)),
                 }
             }

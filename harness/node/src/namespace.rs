@@ -93,10 +93,7 @@ impl NamespaceNode {
         if let Some(record) = self.living() {
             let _ = kill(Pid::from_raw(record.pid), Signal::SIGKILL);
         }
-        for pid in group.processes() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        group.remove(LEAVE)?;
+        group.end(LEAVE)?;
         // A process leaves its control group a moment before it is gone; a boot must not take it for a living one.
         let end = Instant::now() + LEAVE;
         while self.living().is_some() {
