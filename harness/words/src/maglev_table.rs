@@ -274,3 +274,16 @@ pub fn worst_disruption(
     }
     Ok(worst)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The worked example of the paper (its table 1): seven slots, three backends, then the second one goes.
+    #[test]
+    fn the_papers_own_example() {
+        let turns = |count| Turns::new(vec![1; count]);
+        assert_eq!(fill(&[(3, 4), (0, 2), (3, 1)], turns(3), 7), [1, 0, 1, 0, 2, 2, 0]);
+        assert_eq!(fill(&[(3, 4), (3, 1)], turns(2), 7), [0, 0, 0, 0, 1, 1, 1]);
+    }
+}
