@@ -8,6 +8,8 @@ mod argocd;
 mod cilium_values;
 #[path = "../encryption/checks.rs"]
 mod encryption;
+#[path = "../encryption/mechanisms.rs"]
+mod encryption_mechanisms;
 #[path = "../etcd/checks.rs"]
 mod etcd;
 #[path = "../kube-proxy-replacement/checks.rs"]
@@ -42,6 +44,7 @@ pub fn checks() -> Vec<Check<Platform>> {
         rbac::checks(),
         rbac_model::checks(),
         encryption::checks(),
+        encryption_mechanisms::checks(),
         etcd::checks(),
         kube_proxy_replacement::checks(),
         maglev::checks(),

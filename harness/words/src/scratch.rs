@@ -1,104 +1,180 @@
-//! A scratch apiserver and etcd of their own, on one control plane's loopback address: what an encryption configuration
-//! does is shown there in seconds, without touching the cluster.
+//! What an encryption configuration does, shown on a [scratch pair](crate::scratch_pair) in seconds, without touching the
+//! cluster.
 //!
-//! A scenario is a list of phases. Each starts the apiserver with a configuration, writes Secrets, and then looks at all
-//! Secrets written so far: can the API read them, and what does etcd hold. Programs and data are gone afterwards, and the
-//! programs end by themselves where nobody ends them.
+//! A scenario is a list of phases. Each starts the apiserver with a configuration, takes steps, and then looks at all
+//! objects written so far: can the API read them, and what does etcd hold.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shakedown_core::{Finding, Judgement, Observation, Touches, UndoStep};
-use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
+use shakedown_core::{Observation, Touches};
+use shakedown_engine::{Cx, ObserveError, Probe};
 
-use crate::node_command::{Which, script};
 use crate::platform::Platform;
 use crate::raw_bytes::RawValue;
+pub use crate::scratch_judges::{Is, at_the_end, refuses_to_start};
+use crate::scratch_pair::{Place, configuration, made_up_hex};
+pub use crate::scratch_pair::{With, key_of, keys};
 
-/// Seconds after which the programs end by themselves.
-const LIFE: u32 = 180;
-/// Turns of a quarter of a second that the apiserver may take to be ready.
-const TURNS: u32 = 240;
-/// How long one phase may take.
-const PHASE: Duration = Duration::from_secs(100);
-
-/// A provider of an encryption configuration, with keys made for the scenario.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum With {
-    /// Provider, and its keys: name and bytes.
-    Keys(&'static str, Vec<(&'static str, u8)>),
-    /// `identity`.
-    Identity,
-}
-
-/// A provider with 32-byte keys of these names.
-pub fn keys(provider: &'static str, names: &[&'static str]) -> With {
-    With::Keys(provider, names.iter().map(|name| (*name, 32)).collect())
-}
-
-/// A provider with one key of so many bytes.
-pub fn key_of(provider: &'static str, name: &'static str, bytes: u8) -> With {
-    With::Keys(provider, vec![(name, bytes)])
-}
-
+/// What is done in a phase.
 #[derive(Debug, Clone)]
+enum Step {
+    Write(&'static str),
+    Rewrite(&'static str),
+    Flip(&'static str),
+    Reconfigure(Vec<With>, u32),
+    Compact,
+    Dump,
+    Open(&'static str, &'static str),
+}
+
+#[derive(Debug, Clone, Default)]
 struct Phase {
     providers: Vec<With>,
-    writes: Vec<&'static str>,
-    rewrites: Vec<&'static str>,
+    restored: bool,
+    reloads: bool,
+    without_file: bool,
+    steps: Vec<Step>,
 }
 
 /// A scenario.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Scenario {
+    resources: Vec<&'static str>,
+    texts: Vec<&'static str>,
     phases: Vec<Phase>,
 }
 
-/// An empty scenario.
+/// An empty scenario about Secrets.
 pub fn scenario() -> Scenario {
-    Scenario::default()
+    Scenario { resources: vec!["secrets"], texts: vec![], phases: vec![] }
 }
 
 impl Scenario {
-    /// A phase: the apiserver runs with these providers for Secrets; none: without a configuration.
+    /// The configuration names these resources.
+    #[must_use]
+    pub fn of_resources(mut self, resources: &[&'static str]) -> Self {
+        self.resources = resources.to_vec();
+        self
+    }
+
+    /// Every Secret holds these pairs of key and value as well, and they are looked for in what etcd holds. They are part
+    /// of the evidence: only what is documented anyway.
+    #[must_use]
+    pub fn holding(mut self, texts: &[&'static str]) -> Self {
+        self.texts = texts.to_vec();
+        self
+    }
+
+    /// A phase: the apiserver runs with these providers; none: without a configuration.
     #[must_use]
     pub fn phase(mut self, providers: impl IntoIterator<Item = With>) -> Self {
-        self.phases.push(Phase { providers: providers.into_iter().collect(), writes: vec![], rewrites: vec![] });
+        self.phases.push(Phase { providers: providers.into_iter().collect(), ..Phase::default() });
         self
     }
 
-    /// In it a Secret of this name is written.
-    #[must_use]
-    pub fn writes(mut self, name: &'static str) -> Self {
-        self.phases.iter_mut().last().into_iter().for_each(|phase| phase.writes.push(name));
+    fn last(mut self, change: impl FnOnce(&mut Phase)) -> Self {
+        if let Some(phase) = self.phases.last_mut() {
+            change(phase);
+        }
         self
     }
 
-    /// In it a Secret that is there is replaced by itself.
+    /// Before it etcd is replaced by a member that is restored from the last snapshot.
     #[must_use]
-    pub fn rewrites(mut self, name: &'static str) -> Self {
-        self.phases.iter_mut().last().into_iter().for_each(|phase| phase.rewrites.push(name));
-        self
+    pub fn restored(self) -> Self {
+        self.last(|phase| phase.restored = true)
+    }
+
+    /// In it the apiserver is to read its configuration again whenever it changes.
+    #[must_use]
+    pub fn reloading(self) -> Self {
+        self.last(|phase| phase.reloads = true)
+    }
+
+    /// In it the file that the apiserver's flag names does not exist.
+    #[must_use]
+    pub fn without_the_file(self) -> Self {
+        self.last(|phase| phase.without_file = true)
+    }
+
+    fn step(self, step: Step) -> Self {
+        self.last(|phase| phase.steps.push(step))
+    }
+
+    /// In it an object is written: a Secret of this name, or `RESOURCE/NAME` of another kind.
+    #[must_use]
+    pub fn writes(self, name: &'static str) -> Self {
+        self.step(Step::Write(name))
+    }
+
+    /// In it an object that is there is replaced by itself.
+    #[must_use]
+    pub fn rewrites(self, name: &'static str) -> Self {
+        self.step(Step::Rewrite(name))
+    }
+
+    /// In it the last bit of an object's value in etcd is flipped.
+    #[must_use]
+    pub fn flips_a_bit_of(self, name: &'static str) -> Self {
+        self.step(Step::Flip(name))
+    }
+
+    /// In it the configuration file changes while the apiserver runs; `seconds` are waited.
+    #[must_use]
+    pub fn reconfigures(self, providers: impl IntoIterator<Item = With>, seconds: u32) -> Self {
+        let providers = providers.into_iter().collect();
+        self.step(Step::Reconfigure(providers, seconds))
+    }
+
+    /// In it etcd forgets old revisions and gives their space back.
+    #[must_use]
+    pub fn compacts(self) -> Self {
+        self.step(Step::Compact)
+    }
+
+    /// In it a snapshot is saved, and it and the member's own database file are searched for every object's text.
+    #[must_use]
+    pub fn dumps(self) -> Self {
+        self.step(Step::Dump)
+    }
+
+    /// In it an object's value in etcd is decrypted offline, as `aescbc` with this key.
+    #[must_use]
+    pub fn opens(self, name: &'static str, key: &'static str) -> Self {
+        self.step(Step::Open(name, key))
     }
 }
 
-/// A Secret at the end of a phase.
+/// An object at the end of a phase.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SecretSeen {
     /// HTTP status code of reading it.
     pub code: u16,
     /// The API returned what was written.
     pub same: bool,
-    /// What etcd holds; `clear` names `marker` where the text can be read, `base64` where its base64 form can.
+    /// What etcd holds; `clear` names `marker` where its text can be read, `base64` where its base64 form can.
     pub raw: RawValue,
 }
 
+/// A value that was decrypted without any apiserver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// `NAME with KEY`.
+    pub what: String,
+    /// The key fits: CBC's padding is whole and the text begins as an object does.
+    pub opened: bool,
+    /// The object's text is in it.
+    pub marker: bool,
+    /// Bytes behind the prefix that are neither the initial vector nor padded text: an authentication tag would be.
+    pub left_over: i64,
+}
+
 /// A phase.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PhaseSeen {
     /// Providers, first to last; empty: no configuration.
     pub providers: Vec<String>,
@@ -106,8 +182,12 @@ pub struct PhaseSeen {
     pub ready: bool,
     /// The last lines of an apiserver that did not.
     pub log: String,
-    /// Every Secret written so far.
+    /// Every object written so far.
     pub secrets: BTreeMap<String, SecretSeen>,
+    /// Object to how often its text is found in the snapshot and in the database file.
+    pub dumped: BTreeMap<String, (u32, u32)>,
+    /// What was decrypted offline.
+    pub opened: Vec<Opened>,
 }
 
 /// A scenario as it went.
@@ -118,16 +198,7 @@ pub struct Scratch {
 }
 
 impl Observation for Scratch {
-    const SCHEMA: &'static str = "scratch/1";
-}
-
-/// What a scenario needs to know of its place.
-struct Place {
-    node: String,
-    folder: String,
-    etcd: u16,
-    api: u16,
-    marker: String,
+    const SCHEMA: &'static str = "scratch/2";
 }
 
 impl Probe<Platform> for Scenario {
@@ -138,268 +209,266 @@ impl Probe<Platform> for Scenario {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Scratch, ObserveError> {
-        let node = Which::ControlPlanes.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane to borrow programs from"))?;
-        // Ports of its own for every check and phase: several pairs may run side by side.
-        let number = cx.seed.derive(&format!("{}/{}/scratch", cx.check, cx.phase)).0;
-        let port = 20_000 + (number % 4_000) as u16 * 3;
-        let marker = format!("shakedown-{}", cx.name("marker"));
-        let folder = format!("/tmp/{}", cx.name("scratch"));
-        let place = Place { node, folder, etcd: port, api: port + 2, marker };
-        let end = stop(&place);
-        let argv = ["/bin/sh", "-c", &end].map(str::to_owned).to_vec();
-        cx.undo_afterwards(vec![UndoStep::RunOnNode { node: place.node.clone(), argv, tolerate_failure: false }])?;
+        let place = Place::of(platform, cx)?;
         let went = self.go(platform, &place).await;
-        script(platform, &place.node, &end, PHASE).await.map_err(ObserveError::harness)?;
+        place.clean_up(platform).await?;
         went
     }
 }
 
 impl Scenario {
     async fn go(&self, platform: &Platform, place: &Place) -> Result<Scratch, ObserveError> {
-        let (folder, etcd) = (&place.folder, place.etcd);
-        let start = format!(
-            "rm -rf {folder}; mkdir -m 700 {folder}; cd {folder}; openssl genrsa -out sa.key 2048 2>/dev/null; echo '{marker},admin,1' > tokens.csv\n\
-             cp -L /proc/$(pgrep -xo kube-apiserver)/exe apiserver; cp -L /proc/$(pgrep -xo etcd)/exe etcd\n\
-             setsid timeout {LIFE} ./etcd --data-dir=data --listen-client-urls=http://127.0.0.1:{etcd} \
-             --advertise-client-urls=http://127.0.0.1:{etcd} --listen-peer-urls=http://127.0.0.1:{peer} --unsafe-no-fsync \
-             >etcd.log 2>&1 </dev/null &",
-            peer = etcd + 1,
-            marker = place.marker
-        );
-        script(platform, &place.node, &start, PHASE).await.map_err(ObserveError::no_ground)?;
+        place.start(platform).await?;
         let mut phases = vec![];
         let mut written: Vec<&str> = vec![];
         for phase in &self.phases {
-            written.extend(&phase.writes);
-            let config = configuration(&phase.providers);
-            if let Some(config) = &config {
-                let machine = platform.machine(&place.node).map_err(ObserveError::no_ground)?;
-                let path = format!("{folder}/encryption.yaml");
-                machine.write(&path, config.to_string().as_bytes(), 0o600).await.map_err(ObserveError::harness)?;
+            let files = phase.steps.iter().filter_map(|step| match step {
+                Step::Reconfigure(providers, _) => Some(providers),
+                _ => None,
+            });
+            for (number, providers) in std::iter::once(&phase.providers).chain(files).enumerate() {
+                let config = configuration(&[(self.resources.clone(), providers)]);
+                place.write(platform, &format!("encryption-{number}.yaml"), &config).await?;
             }
-            let text = phase_script(place, phase, &written, config.is_some());
-            let out = script(platform, &place.node, &text, PHASE).await.map_err(ObserveError::no_ground)?;
-            phases.push(understand(&String::from_utf8_lossy(&out), phase, &place.marker)?);
+            let text = self.script(place, phase, &mut written);
+            let out = place.run(platform, &text).await?;
+            phases.push(self.understand(&out, phase, &place.marker)?);
         }
         Ok(Scratch { phases })
     }
-}
 
-/// Ends the programs and removes the data.
-fn stop(place: &Place) -> String {
-    let folder = &place.folder;
-    format!(
-        "for p in $(pgrep -f '^{folder}/|^\\./etcd --data-dir=data --listen-client-urls=http://127.0.0.1:{}' || true); do kill -9 $p 2>/dev/null || true; done; rm -rf {folder}",
-        place.etcd
-    )
-}
+    fn texts_of(&self, marker: &str, name: &str) -> (String, String) {
+        let own = format!("{marker}-{}", name.replace('/', "-"));
+        let encoded = BASE64_STANDARD.encode(&own);
+        (own, encoded)
+    }
 
-/// An encryption configuration as JSON, which is YAML too; none for no provider.
-fn configuration(providers: &[With]) -> Option<Value> {
-    let list: Vec<Value> = providers
-        .iter()
-        .map(|provider| match provider {
-            With::Identity => json!({"identity": {}}),
-            With::Keys(name, keys) => {
-                let keys = keys.iter().map(|(key, bytes)| json!({"name": key, "secret": made_up(key, *bytes)}));
-                json!({*name: {"keys": keys.collect::<Vec<_>>()}})
+    fn object(&self, marker: &str, name: &str) -> Value {
+        let (own, encoded) = self.texts_of(marker, name);
+        let Some((resource, name)) = name.split_once('/') else {
+            let mut data = serde_json::Map::from_iter([("marker".to_owned(), json!(encoded))]);
+            for pair in self.texts.chunks_exact(2) {
+                data.insert(pair[0].to_owned(), json!(BASE64_STANDARD.encode(pair[1])));
             }
-        })
-        .collect();
-    (!list.is_empty()).then(|| {
-        json!({
-            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
-            "resources": [{"resources": ["secrets"], "providers": list}],
-        })
-    })
-}
-
-/// A key that protects nothing but the scenario: the same name has the same bytes in every phase.
-fn made_up(name: &str, bytes: u8) -> String {
-    BASE64_STANDARD.encode(name.bytes().cycle().zip(0..bytes).map(|(c, n)| c ^ n.wrapping_mul(37)).collect::<Vec<u8>>())
-}
-
-/// Starts the apiserver, writes, prints every Secret as `NAME CODE BODY RAW` (the last two in base64), and ends it.
-fn phase_script(place: &Place, phase: &Phase, written: &[&str], configured: bool) -> String {
-    let Place { folder, etcd, api, marker, .. } = place;
-    let flag =
-        if configured { format!("--encryption-provider-config={folder}/encryption.yaml") } else { String::new() };
-    let url = format!("https://127.0.0.1:{api}/api/v1/namespaces/default/secrets");
-    let mut text = format!(
-        "cd {folder}; a=$(ip -4 -o addr show scope global | awk '{{print $4; exit}}' | cut -d/ -f1)\n\
-         setsid timeout {LIFE} {folder}/apiserver --etcd-servers=http://127.0.0.1:{etcd} --secure-port={api} --bind-address=127.0.0.1 \
-         --advertise-address=$a --cert-dir={folder}/certs --service-account-key-file={folder}/sa.key \
-         --service-account-signing-key-file={folder}/sa.key --service-account-issuer=https://scratch.invalid \
-         --authorization-mode=AlwaysAllow --token-auth-file={folder}/tokens.csv --service-cluster-ip-range=10.99.0.0/24 --endpoint-reconciler-type=none \
-         --disable-admission-plugins=ServiceAccount --enable-priority-and-fairness=false --watch-cache=false {flag} \
-         >apiserver.log 2>&1 </dev/null & p=$!\n\
-         c() {{ curl -sk -m 10 --noproxy '*' -H 'Authorization: Bearer {marker}' \"$@\"; }}\n\
-         n=0; until [ \"$(c https://127.0.0.1:{api}/livez)\" = ok ]; do n=$((n+1)); \
-         if [ $n -gt {TURNS} ] || ! kill -0 $p 2>/dev/null; then echo 'down'; tail -n 5 apiserver.log; exit 0; fi; sleep 0.25; done\n\
-         echo ready; c -X POST -H 'Content-Type: application/json' -d '{{\"metadata\":{{\"name\":\"default\"}}}}' \
-         https://127.0.0.1:{api}/api/v1/namespaces >/dev/null\n"
-    );
-    // `livez` and not `readyz`: an apiserver that cannot decrypt one Secret is never ready, and its answers are wanted.
-    let data = BASE64_STANDARD.encode(marker);
-    for name in &phase.writes {
-        let secret = json!({"metadata": {"name": name}, "data": {"marker": data}});
-        text.push_str(&format!("c -X POST -H 'Content-Type: application/json' -d '{secret}' {url} >/dev/null\n"));
-    }
-    for name in &phase.rewrites {
-        text.push_str(&format!(
-            "c {url}/{name} | c -X PUT -H 'Content-Type: application/json' --data-binary @- {url}/{name} >/dev/null\n"
-        ));
-    }
-    for name in written {
-        text.push_str(&format!(
-            "code=$(c -o body -w '%{{http_code}}' {url}/{name}); echo \"{name} $code $(base64 -w0 body) \
-             $(ETCDCTL_API=3 $(command -v etcdctl || echo /proc/$(pgrep -xo etcd)/root/usr/local/bin/etcdctl) \
-             --endpoints=http://127.0.0.1:{etcd} get /registry/secrets/default/{name} --print-value-only | head -c -1 | base64 -w0)\"\n"
-        ));
-    }
-    // Nothing is asked of it any more and etcd has all that it wrote: there is nothing to wait for.
-    text.push_str(&format!("kill -9 $(pgrep -f '^{folder}/apiserver') 2>/dev/null; wait $p || true\n"));
-    text
-}
-
-fn understand(text: &str, phase: &Phase, marker: &str) -> Result<PhaseSeen, ObserveError> {
-    let describe = |provider: &With| match provider {
-        With::Identity => "identity".to_owned(),
-        With::Keys(name, keys) => {
-            format!(
-                "{name}({})",
-                keys.iter().map(|(key, bytes)| format!("{key}:{bytes}")).collect::<Vec<_>>().join(", ")
-            )
+            return json!({"metadata": {"name": name}, "type": "Opaque", "data": data});
+        };
+        let mut object = json!({"metadata": {"name": name, "annotations": {"marker": own}}});
+        if resource == "persistentvolumeclaims" {
+            object["spec"] = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}});
         }
-    };
-    let mut lines = text.lines();
-    let ready = lines.next() == Some("ready");
-    let mut seen = PhaseSeen {
-        providers: phase.providers.iter().map(describe).collect(),
-        ready,
-        log: String::new(),
-        secrets: BTreeMap::new(),
-    };
-    if !ready {
-        seen.log = lines.collect::<Vec<_>>().join("\n").chars().take(2000).collect();
-        return Ok(seen);
+        object
     }
-    let encoded = BASE64_STANDARD.encode(marker);
-    for line in lines {
-        let mut words = line.split(' ');
-        let (Some(name), Some(Ok(code))) = (words.next(), words.next().map(str::parse)) else { continue };
-        let mut decode = || BASE64_STANDARD.decode(words.next().unwrap_or_default());
-        let body = decode().map_err(|e| ObserveError::harness(format!("body of {name}: {e}")))?;
-        let raw = decode().map_err(|e| ObserveError::harness(format!("raw value of {name}: {e}")))?;
-        let mut raw = RawValue::of(&raw, 0, &[marker, &encoded]);
-        let names = [(marker, "marker"), (encoded.as_str(), "base64")];
-        raw.clear = names
-            .iter()
-            .filter(|(text, _)| raw.clear.iter().any(|c| c == text))
-            .map(|(_, n)| (*n).to_owned())
-            .collect();
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        seen.secrets
-            .insert(name.to_owned(), SecretSeen { code, same: body["data"]["marker"] == encoded.as_str(), raw });
-    }
-    Ok(seen)
-}
 
-/// What a Secret is to be at the end of the last phase.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Is {
-    /// Readable through the API, and in clear in etcd.
-    Clear,
-    /// Readable through the API, and in etcd behind this prefix, not in clear.
-    Behind(&'static str),
-}
-
-/// The apiserver lived in every phase, and at the end each of these Secrets is readable and stored as said.
-pub fn at_the_end(secrets: &'static [(&'static str, Is)]) -> impl Expect<Scratch> {
-    expect_fn(move |seen: &Scratch| {
-        let Some(last) = seen.phases.last() else { return Judgement::Inconclusive("no phase".to_owned()) };
-        let mut found: Vec<Finding> = vec![];
-        for phase in seen.phases.iter().filter(|phase| !phase.ready) {
-            found.push(Finding::new("not-ready", phase.providers.join(", "), phase.log.clone()));
+    /// Starts the apiserver, takes the steps, prints every object as `object NAME CODE BODY RAW` (the last two in base64),
+    /// and ends it.
+    fn script<'a>(&self, place: &Place, phase: &Phase, written: &mut Vec<&'a str>) -> String
+    where
+        'static: 'a,
+    {
+        let folder = &place.folder;
+        let mut text = String::new();
+        if phase.restored {
+            text.push_str(&place.end_etcd());
+            text.push_str(&place.functions());
+            text.push_str("rm -rf data restored; u snapshot restore snapshot.db --data-dir restored >/dev/null 2>&1; mv restored data\n");
+            text.push_str(&place.start_etcd("data"));
         }
-        for (name, is) in secrets {
-            let Some(secret) = last.secrets.get(*name) else {
-                found.push(Finding::new("not-there", *name, "it was not looked at"));
-                continue;
-            };
-            if secret.code != 200 || !secret.same {
-                found.push(Finding::new("unreadable", *name, format!("the API answers {}", secret.code)));
+        let mut flags = match (phase.providers.is_empty(), phase.without_file) {
+            (_, true) => format!("--encryption-provider-config={folder}/absent.yaml"),
+            (true, _) => String::new(),
+            (false, _) => format!("--encryption-provider-config={folder}/encryption.yaml"),
+        };
+        if phase.reloads {
+            flags.push_str(" --encryption-provider-config-automatic-reload=true");
+        }
+        text.push_str("cp encryption-0.yaml encryption.yaml\n");
+        text.push_str(&place.start_apiserver(&flags));
+        let mut file = 0;
+        for step in &phase.steps {
+            if let Step::Write(name) = step {
+                written.push(name);
             }
-            let in_clear = secret.raw.clear.iter().any(|text| text == "marker");
-            match is {
-                Is::Clear if !in_clear || secret.raw.is_encrypted() => {
-                    found.push(Finding::new("not-in-clear", *name, format!("begins with {}", secret.raw.prefix)));
+            text.push_str(&self.step_script(place, step, written, &mut file));
+        }
+        for name in written.iter() {
+            text.push_str(&format!(
+                "code=$(c -o body -w '%{{http_code}}' {url}); echo \"object {name} $code $(base64 -w0 body) $(e get {key} --print-value-only | head -c -1 | base64 -w0)\"\n",
+                url = url_of(place, name),
+                key = key_of_object(name),
+            ));
+        }
+        text.push_str(&place.end_apiserver());
+        text
+    }
+
+    fn step_script(&self, place: &Place, step: &Step, written: &[&str], file: &mut usize) -> String {
+        match step {
+            Step::Write(name) => {
+                let url = url_of(place, name);
+                let (collection, _) = url.rsplit_once('/').unwrap_or_default();
+                format!("c -X POST -d '{}' {collection} >/dev/null\n", self.object(&place.marker, name))
+            }
+            Step::Rewrite(name) => {
+                let url = url_of(place, name);
+                format!("c {url} | c -X PUT --data-binary @- {url} >/dev/null\n")
+            }
+            // The last byte's last bit: the last line of the dump is the rest of the value.
+            Step::Flip(name) => format!(
+                "e get {key} --print-value-only | head -c -1 > whole; n=$(od -An -v -tu1 whole | tr -s ' \\n' '  ' | awk '{{print $NF}}'); \
+                 head -c -1 whole > bent; printf \"\\\\$(printf '%03o' $((n ^ 1)))\" >> bent; e put {key} < bent >/dev/null\n",
+                key = key_of_object(name),
+            ),
+            Step::Reconfigure(_, seconds) => {
+                *file += 1;
+                // A rename, as an editor or a configuration system does it.
+                format!("cp encryption-{file}.yaml new.yaml; mv new.yaml encryption.yaml; sleep {seconds}\n")
+            }
+            Step::Compact => "r=$(e get / --limit=1 -w json | sed 's/.*\"revision\":\\([0-9]*\\).*/\\1/'); \
+                              e compact --physical $r >/dev/null; e defrag >/dev/null\n"
+                .to_owned(),
+            Step::Dump => {
+                let mut text = "e snapshot save snapshot.db >/dev/null 2>&1\n".to_owned();
+                for name in written {
+                    let (own, _) = self.texts_of(&place.marker, name);
+                    text.push_str(&format!(
+                        "echo \"dump {name} $(grep -aoF {own} snapshot.db | wc -l) $(grep -aoF {own} data/member/snap/db | wc -l)\"\n"
+                    ));
                 }
-                Is::Clear if secret.raw.clear.iter().any(|text| text == "base64") => {
-                    found.push(Finding::new("as-base64", *name, "etcd holds the base64 form".to_owned()));
+                text
+            }
+            Step::Open(name, key) => format!(
+                "e get {etcd} --print-value-only | head -c -1 > whole; tail -c +$((1 + $(printf %s 'k8s:enc:aescbc:v1:{key}:' | wc -c))) whole > body; \
+                 iv=$(head -c 16 body | od -An -v -tx1 | tr -d ' \\n'); \
+                 if tail -c +17 body | openssl enc -d -aes-256-cbc -K {hex} -iv $iv > text 2>/dev/null && [ \"$(head -c 3 text)\" = k8s ]; then o=true; else o=false; fi; \
+                 echo \"opened {name} {key} $o $(grep -acF {own} text || true) $(wc -c < body) $(wc -c < text)\"\n",
+                etcd = key_of_object(name),
+                hex = made_up_hex(key),
+                own = self.texts_of(&place.marker, name).0,
+            ),
+        }
+    }
+
+    fn understand(&self, text: &str, phase: &Phase, marker: &str) -> Result<PhaseSeen, ObserveError> {
+        let mut lines = text.lines();
+        let mut seen = PhaseSeen {
+            providers: phase.providers.iter().map(ToString::to_string).collect(),
+            ready: lines.next() == Some("ready"),
+            ..PhaseSeen::default()
+        };
+        if !seen.ready {
+            seen.log = lines.collect::<Vec<_>>().join("\n").chars().take(2000).collect();
+            return Ok(seen);
+        }
+        for line in lines {
+            let words: Vec<&str> = line.split(' ').collect();
+            let number = |word: &str| word.parse::<u32>().map_err(|e| ObserveError::harness(format!("`{line}`: {e}")));
+            match words.as_slice() {
+                ["object", name, code, body, raw] => {
+                    let object = self.object_seen(marker, name, code, body, raw)?;
+                    seen.secrets.insert((*name).to_owned(), object);
                 }
-                Is::Behind(prefix) if in_clear || secret.raw.prefix != *prefix => {
-                    found.push(Finding::new("other-prefix", *name, format!("begins with {}", secret.raw.prefix)));
+                ["dump", name, snapshot, database] => {
+                    seen.dumped.insert((*name).to_owned(), (number(snapshot)?, number(database)?));
                 }
+                ["opened", name, key, opened, markers, body, text] => seen.opened.push(Opened {
+                    what: format!("{name} with {key}"),
+                    opened: *opened == "true",
+                    marker: number(markers)? > 0,
+                    left_over: left_over(number(body)?.into(), number(text)?.into()),
+                }),
                 _ => {}
             }
         }
-        Judgement::from_findings(found)
-    })
+        Ok(seen)
+    }
+
+    fn object_seen(
+        &self,
+        marker: &str,
+        name: &str,
+        code: &str,
+        body: &str,
+        raw: &str,
+    ) -> Result<SecretSeen, ObserveError> {
+        let decode = |what: &str, text: &str| {
+            BASE64_STANDARD.decode(text).map_err(|e| ObserveError::harness(format!("{what} of {name}: {e}")))
+        };
+        let (own, encoded) = self.texts_of(marker, name);
+        let labelled = [(own.as_str(), "marker"), (encoded.as_str(), "base64"), ("Opaque", "Opaque")];
+        let labelled: Vec<(&str, &str)> =
+            labelled.into_iter().chain(self.texts.iter().map(|text| (*text, *text))).collect();
+        let texts: Vec<&str> = labelled.iter().map(|(text, _)| *text).collect();
+        let mut raw = RawValue::of(&decode("raw value", raw)?, 0, &texts);
+        let found = |text: &&(&str, &str)| raw.clear.iter().any(|clear| clear == text.0);
+        raw.clear = labelled.iter().filter(found).map(|(_, label)| (*label).to_owned()).collect();
+        let body: Value = serde_json::from_slice(&decode("body", body)?).unwrap_or_default();
+        let same =
+            body["data"]["marker"] == encoded.as_str() || body["metadata"]["annotations"]["marker"] == own.as_str();
+        Ok(SecretSeen { code: code.parse().unwrap_or_default(), same, raw })
+    }
 }
 
-/// The apiserver does not come to life in the last phase, and says so in these words.
-pub fn refuses_to_start(words: &'static str) -> impl Expect<Scratch> {
-    expect_fn(move |seen: &Scratch| match seen.phases.last() {
-        None => Judgement::Inconclusive("no phase".to_owned()),
-        Some(last) if last.ready => {
-            Judgement::fail("did-start", last.providers.join(", "), "the apiserver became ready")
-        }
-        Some(last) if last.log.contains(words) => Judgement::Pass,
-        Some(last) => Judgement::fail("other-words", last.providers.join(", "), last.log.clone()),
-    })
+/// What is left of the bytes behind the prefix without the initial vector, the text, and its padding to whole blocks.
+fn left_over(body: i64, text: i64) -> i64 {
+    const BLOCK: i64 = 16;
+    body - BLOCK - (text / BLOCK + 1) * BLOCK
+}
+
+/// Resource and name of an object as a scenario spells it.
+fn spelled(name: &str) -> (&str, &str) {
+    name.split_once('/').unwrap_or(("secrets", name))
+}
+
+fn url_of(place: &Place, name: &str) -> String {
+    let (resource, name) = spelled(name);
+    format!("{}/api/v1/namespaces/default/{resource}/{name}", place.url())
+}
+
+fn key_of_object(name: &str) -> String {
+    let (resource, name) = spelled(name);
+    format!("/registry/{resource}/default/{name}")
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::testing::codes;
 
-    fn line(name: &str, code: u16, marker: &str, raw: &[u8]) -> String {
+    pub(crate) fn line(name: &str, code: u16, marker: &str, raw: &[u8]) -> String {
         let body = json!({"data": {"marker": BASE64_STANDARD.encode(marker)}}).to_string();
-        format!("{name} {code} {} {}\n", BASE64_STANDARD.encode(body), BASE64_STANDARD.encode(raw))
+        format!("object {name} {code} {} {}\n", BASE64_STANDARD.encode(body), BASE64_STANDARD.encode(raw))
     }
 
-    fn phase(text: &str) -> Scratch {
-        let phase = Phase { providers: vec![keys("aescbc", &["key1"])], writes: vec![], rewrites: vec![] };
-        Scratch { phases: vec![understand(text, &phase, "the-marker").unwrap()] }
-    }
-
-    #[test]
-    fn each_defect_has_its_code() {
-        let clear = at_the_end(&[("a", Is::Clear)]);
-        let behind = at_the_end(&[("a", Is::Behind("k8s:enc:aescbc:v1:key1:"))]);
-        let plain = phase(&format!("ready\n{}", line("a", 200, "the-marker", b"k8s\0..the-marker..")));
-        let cipher = phase(&format!("ready\n{}", line("a", 200, "the-marker", b"k8s:enc:aescbc:v1:key1:\x01\x02")));
-        assert!(codes(clear.judge(&plain)).is_empty() && codes(behind.judge(&cipher)).is_empty());
-        assert_eq!(codes(clear.judge(&cipher)), ["not-in-clear"]);
-        assert_eq!(codes(behind.judge(&plain)), ["other-prefix"]);
-        let lost = phase(&format!("ready\n{}", line("a", 500, "other", b"k8s:enc:aescbc:v1:key1:\x01\x02")));
-        assert_eq!(codes(behind.judge(&lost)), ["unreadable"]);
-        assert_eq!(codes(behind.judge(&phase("ready\n"))), ["not-there"]);
-        let down = phase("down\nerror: key length is 20 bytes\n");
-        assert_eq!(codes(behind.judge(&down)), ["not-ready", "not-there"]);
-        assert!(codes(refuses_to_start("key length").judge(&down)).is_empty());
-        assert_eq!(codes(refuses_to_start("other").judge(&down)), ["other-words"]);
-        assert_eq!(codes(refuses_to_start("key length").judge(&plain)), ["did-start"]);
+    pub(crate) fn phase(text: &str) -> Scratch {
+        let scenario = scenario().phase([keys("aescbc", &["key1"])]);
+        Scratch { phases: vec![scenario.understand(text, &scenario.phases[0], "the-marker").unwrap()] }
     }
 
     #[test]
-    fn a_key_has_the_length_that_was_asked_for() {
-        let bytes = |text: &str| BASE64_STANDARD.decode(text).unwrap().len();
-        assert_eq!((bytes(&made_up("key1", 32)), bytes(&made_up("key1", 20))), (32, 20));
-        assert_ne!(made_up("key1", 32), made_up("key2", 32));
-        assert_eq!(configuration(&[]), None);
+    fn what_the_script_prints_is_understood() {
+        let seen = phase(&format!(
+            "ready\ndump a 1 2\nopened a key1 true 1 64 40\n{}",
+            line("a", 200, "the-marker-a", b"k8s\0..the-marker-a..Opaque")
+        ));
+        let phase = &seen.phases[0];
+        assert!(phase.ready && phase.secrets["a"].same);
+        assert_eq!(phase.secrets["a"].raw.clear, ["marker", "Opaque"]);
+        assert_eq!(phase.dumped["a"], (1, 2));
+        assert_eq!(phase.opened[0].left_over, 0);
+    }
+
+    #[test]
+    fn a_tag_behind_the_text_is_left_over() {
+        assert_eq!(left_over(16 + 48, 40), 0);
+        assert_eq!(left_over(16 + 48, 32), 0);
+        assert_eq!(left_over(16 + 48 + 32, 40), 32);
+    }
+
+    #[test]
+    fn an_object_of_another_kind_has_its_own_place() {
+        assert_eq!(key_of_object("configmaps/a"), "/registry/configmaps/default/a");
+        assert_eq!(key_of_object("a"), "/registry/secrets/default/a");
+        let documented = scenario().holding(&["password", "p"]).object("m", "a");
+        assert_eq!(documented["data"]["password"], BASE64_STANDARD.encode("p"));
+        assert_eq!(scenario().object("m", "configmaps/a")["metadata"]["annotations"]["marker"], "m-configmaps-a");
     }
 }
