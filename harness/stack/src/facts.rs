@@ -28,8 +28,8 @@ pub struct Facts {
     pub registry_address: Ipv4Addr,
     /// The node that keeps the registry's and the git server's data: the first worker, or the only control plane.
     pub data_node: String,
-    /// Containers may be given `CAP_SYS_RESOURCE`.
-    pub sys_resource: bool,
+    /// Containers may be given every capability that Cilium's agent asks for.
+    pub agent_capabilities: bool,
     /// The kernel has WireGuard.
     pub kernel_wireguard: bool,
     /// Root of the cgroup v2 hierarchy in a node.
@@ -76,7 +76,7 @@ pub(crate) fn five_nodes() -> Facts {
         nodes: names(&["k8s-cp-1", "k8s-cp-2", "k8s-cp-3", "k8s-w-1", "k8s-w-2"]),
         registry_address: Ipv4Addr::new(10, 99, 0, 11),
         data_node: "k8s-w-1".into(),
-        sys_resource: false,
+        agent_capabilities: false,
         kernel_wireguard: false,
         cgroup_root: "/sys/fs/cgroup/unified".into(),
     }

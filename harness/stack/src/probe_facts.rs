@@ -17,8 +17,9 @@ use crate::facts::Facts;
 const COMMAND: Duration = Duration::from_secs(60);
 /// The controller manager gives ranges out within seconds of a node's first word.
 const RANGES: Duration = Duration::from_secs(20);
-/// Bit of `CAP_SYS_RESOURCE` (capabilities(7)).
-const CAP_SYS_RESOURCE: u32 = 24;
+/// Bits of `CAP_SYS_RESOURCE`, `CAP_PERFMON` and `CAP_BPF` (capabilities(7)): those that a host or its kernel may withhold
+/// from Cilium's agent.
+const WITHHELD: [u32; 3] = [24, 38, 39];
 
 /// Looks at the cluster and its first node.
 ///
@@ -50,7 +51,7 @@ pub async fn facts(client: &kube::Client, server: &str, nodes: &[Arc<dyn Node>])
         nodes: control_planes.iter().chain(&workers).cloned().collect(),
         control_planes,
         registry_address: first.address(),
-        sys_resource: bounding_set_has(&status, CAP_SYS_RESOURCE),
+        agent_capabilities: WITHHELD.iter().all(|bit| bounding_set_has(&status, *bit)),
         kernel_wireguard: wireguard,
         cgroup_root: cgroup2_root(&mounts).ok_or_else(|| {
             StackError::Unfit(format!(
@@ -173,9 +174,11 @@ mod tests {
 
     #[test]
     fn capabilities_are_read_from_the_bounding_set() {
-        assert!(bounding_set_has("CapEff:\t0\nCapBnd:\t000001ffffffffff\n", CAP_SYS_RESOURCE));
-        assert!(!bounding_set_has("CapBnd:\t000001fffeffffff\n", CAP_SYS_RESOURCE));
-        assert!(!bounding_set_has("", CAP_SYS_RESOURCE));
+        for bit in WITHHELD {
+            assert!(bounding_set_has("CapEff:\t0\nCapBnd:\t000001ffffffffff\n", bit));
+            assert!(!bounding_set_has("CapBnd:\t0000003ffeffffff\n", bit));
+            assert!(!bounding_set_has("", bit));
+        }
     }
 
     #[test]

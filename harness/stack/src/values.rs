@@ -7,6 +7,25 @@ use crate::facts::Facts;
 /// Cilium's own default table size (LB-032); asserted by checks, so it is named.
 pub const MAGLEV_TABLE_SIZE: u32 = 16381;
 
+/// What the agent may do where it is not privileged: the chart's own list, and the two that `bpftool feature probe` asks
+/// for by name since kernels tell them from `SYS_ADMIN`. Without them the agent ends with `could not run bpftool`.
+const AGENT_CAPABILITIES: [&str; 14] = [
+    "CHOWN",
+    "KILL",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "SYS_MODULE",
+    "SYS_ADMIN",
+    "SYS_RESOURCE",
+    "PERFMON",
+    "BPF",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "SETGID",
+    "SETUID",
+];
+
 /// The documented values: kube-proxy replacement, WireGuard, Maglev; and what this cluster's nodes need beyond them.
 pub fn cilium(facts: &Facts) -> Value {
     let mut values = json!({
@@ -36,11 +55,12 @@ pub fn cilium(facts: &Facts) -> Value {
     if !facts.kernel_wireguard {
         values["encryption"]["wireguard"] = json!({"userspaceFallback": true});
     }
-    if !facts.sys_resource {
-        // The chart's list of capabilities holds SYS_RESOURCE, which no container can be given here; a privileged one
-        // takes what there is.
-        values["securityContext"] = json!({"privileged": true});
-    }
+    values["securityContext"] = if facts.agent_capabilities {
+        json!({"capabilities": {"ciliumAgent": AGENT_CAPABILITIES}})
+    } else {
+        // One of the list (SYS_RESOURCE, say) cannot be given to any container here; a privileged one takes what there is.
+        json!({"privileged": true})
+    };
     values
 }
 
@@ -57,7 +77,7 @@ mod tests {
     #[test]
     fn values_on_a_single_node_of_a_complete_host() {
         let facts = Facts {
-            sys_resource: true,
+            agent_capabilities: true,
             kernel_wireguard: true,
             node_ranges: false,
             nodes: vec!["k8s-cp-1".into()],
@@ -69,9 +89,9 @@ mod tests {
 
     #[test]
     fn workarounds_are_used_only_where_something_is_missing() {
-        let complete = Facts { sys_resource: true, kernel_wireguard: true, ..five_nodes() };
+        let complete = Facts { agent_capabilities: true, kernel_wireguard: true, ..five_nodes() };
         let values = cilium(&complete);
-        assert!(values.get("securityContext").is_none());
+        assert!(values["securityContext"].get("privileged").is_none());
         assert!(values["encryption"].get("wireguard").is_none());
     }
 }
