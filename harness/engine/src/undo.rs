@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use crate::guard::{Caught, caught};
 use crate::world::{Journal, JournalError, World};
 
-/// How long one step of an undo is tried. It is safe to repeat, and an API that is just coming back may refuse it once.
-const STEP_BUDGET: Duration = Duration::from_secs(120);
+/// How long one step of an undo is tried. It is safe to repeat, an API that is just coming back may refuse it once, and a
+/// namespace goes only when a controller manager leads again.
+const STEP_BUDGET: Duration = Duration::from_secs(240);
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 

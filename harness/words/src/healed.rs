@@ -5,7 +5,8 @@ use std::time::Duration;
 use shakedown_core::{Finding, Judgement};
 use shakedown_engine::Expect;
 
-use crate::argo::{App, AppSeen, Drifts};
+use crate::argo::{App, AppSeen};
+use crate::argo_drift::Drifts;
 
 /// The Application is Synced and Healthy, synced by itself at the revision that it is compared with.
 pub struct SyncedAndHealthy;
@@ -84,7 +85,7 @@ impl Expect<Drifts> for Reverted {
             }
         }
         if !findings.is_empty() {
-            return Judgement::Fail(findings);
+            return if seen.silent { silence() } else { Judgement::Fail(findings) };
         }
         let made: Vec<&str> = seen.drifts.iter().map(|drift| drift.change.as_str()).collect();
         if made != self.changes {
@@ -95,6 +96,11 @@ impl Expect<Drifts> for Reverted {
         }
         Judgement::Pass
     }
+}
+
+/// Without a controller that compares there is no ground.
+fn silence() -> Judgement {
+    Judgement::Inconclusive("the application controller does not answer a refresh".to_owned())
 }
 
 /// The change stayed, and the Application says so.
@@ -114,6 +120,9 @@ impl Expect<Drifts> for StaysAndShows {
         if let Some(ms) = drift.reverted_ms {
             return Judgement::fail("drift-reverted", subject, format!("was reverted after {ms} ms"));
         }
+        if seen.silent {
+            return silence();
+        }
         if !drift.out_of_sync || seen.after.sync != "OutOfSync" {
             return Judgement::fail("drift-hidden", subject, format!("the Application is {}", seen.after.sync));
         }
@@ -124,7 +133,7 @@ impl Expect<Drifts> for StaysAndShows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::argo::Drift;
+    use crate::argo_drift::Drift;
 
     fn app() -> App {
         App {
@@ -140,7 +149,16 @@ mod tests {
 
     fn drifts(reverted: Option<u64>, after: &str) -> Drifts {
         let drift = Drift { change: "scale".into(), reverted_ms: reverted, out_of_sync: true, ..Drift::default() };
-        Drifts { before: app(), drifts: vec![drift], after: App { sync: after.into(), ..app() } }
+        Drifts { before: app(), drifts: vec![drift], after: App { sync: after.into(), ..app() }, silent: false }
+    }
+
+    #[test]
+    fn a_silent_controller_is_no_ground() {
+        let silent = |seen: Drifts| Drifts { silent: true, ..seen };
+        let minute = Duration::from_secs(60);
+        assert_eq!(code(reverted(&["scale"], minute).judge(&silent(drifts(None, "Synced")))), "inconclusive");
+        assert_eq!(code(stays_and_shows().judge(&silent(drifts(None, "Synced")))), "inconclusive");
+        assert_eq!(code(stays_and_shows().judge(&silent(drifts(Some(9), "Synced")))), "drift-reverted");
     }
 
     fn code(judgement: Judgement) -> String {

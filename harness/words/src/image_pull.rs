@@ -66,6 +66,7 @@ impl Probe<Platform> for PullEverywhere {
 async fn on_node(platform: &Platform, cx: &Cx, node: &str, registry: &str) -> Result<PullOnNode, ObserveError> {
     let machine = platform.machine(node).map_err(ObserveError::no_ground)?;
     let hosts = machine.read(&hosts_file(registry)).await.map_err(ObserveError::no_ground)?;
+    registry::reached_from(platform, node, registry).await?;
     let before = registry::containerd(platform, node).await?;
     let pull = registry::pull(platform, cx, node, "demo", &format!("{registry}/{REPOSITORY}:{TAG}")).await?;
     let after = registry::containerd(platform, node).await?;

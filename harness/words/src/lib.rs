@@ -8,6 +8,7 @@ pub mod admission;
 pub mod admitted;
 pub mod api;
 pub mod argo;
+pub mod argo_drift;
 pub mod audit;
 pub mod bindings;
 pub mod capabilities;

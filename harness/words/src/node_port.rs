@@ -11,7 +11,7 @@ use serde_json::Value;
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
 use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
-use crate::echo;
+use crate::echo::{self, EchoPod};
 use crate::http_get::get;
 use crate::node_command::{Which, run, script};
 use crate::platform::Platform;
@@ -21,6 +21,8 @@ use crate::wire::node_address;
 const REQUEST: Duration = Duration::from_secs(2);
 /// How long a node's command may take.
 const COMMAND: Duration = Duration::from_secs(15);
+/// The ways that must be answered.
+const WAYS: [&str; 4] = ["loopback", "node-ip", "cluster-ip", "outside"];
 /// The pinned map of services.
 const SERVICES: &str = "/sys/fs/bpf/tc/globals/cilium_lb4_services_v2";
 
@@ -50,6 +52,9 @@ pub struct NodePortAnswers {
     pub nodes: BTreeMap<String, Ways>,
     /// Nodes on which a process listens on the node port.
     pub listening: Vec<String>,
+    /// Nodes where a way had no answer, and the backends that they do not reach at their own addresses either.
+    #[serde(default)]
+    pub unreachable: BTreeMap<String, Vec<String>>,
 }
 
 impl Observation for NodePortAnswers {
@@ -88,9 +93,32 @@ impl Probe<Platform> for AskEveryWay {
                 listening.push(node.clone());
             }
         }
-        let backends = running.servers.into_values().map(|pod| pod.name).collect();
-        Ok(NodePortAnswers { cluster_ip, node_port, backends, nodes, listening })
+        let servers: Vec<EchoPod> = running.servers.into_values().collect();
+        let mut unreachable = BTreeMap::new();
+        for (node, _) in nodes.iter().filter(|(_, ways)| WAYS.iter().any(|way| !answered(ways, way))) {
+            let lost = unreached(platform, node, &servers).await?;
+            if !lost.is_empty() {
+                unreachable.insert(node.clone(), lost);
+            }
+        }
+        let backends = servers.into_iter().map(|pod| pod.name).collect();
+        Ok(NodePortAnswers { cluster_ip, node_port, backends, nodes, listening, unreachable })
     }
+}
+
+fn answered(ways: &Ways, way: &str) -> bool {
+    matches!(ways.get(way), Some(Answered::By(_)))
+}
+
+/// The backends that a node does not reach at their own addresses, past every Service.
+async fn unreached(platform: &Platform, node: &str, servers: &[EchoPod]) -> Result<Vec<String>, ObserveError> {
+    let asks = servers.iter().map(|pod| async move {
+        let url = format!("http://{}:{}/", pod.ip, echo::HTTP);
+        let argv = ["curl", "-sS", "-m", "2", "--noproxy", "*", &url].map(str::to_owned);
+        run(platform, node, &argv, COMMAND).await.map(|ran| (!ran.ok()).then(|| pod.name.clone()))
+    });
+    let asked = join_all(asks).await.into_iter().collect::<Result<Vec<_>, _>>().map_err(ObserveError::no_ground)?;
+    Ok(asked.into_iter().flatten().collect())
 }
 
 async fn ask_node(platform: &Platform, node: &str, cluster_ip: &str, port: u16) -> Result<(Ways, bool), ObserveError> {
@@ -151,9 +179,10 @@ pub fn answered_everywhere(count: usize) -> impl Expect<NodePortAnswers> {
             .map(|node| Finding::new("listener", node, "a process listens on the node port"))
             .collect();
         for (node, ways) in &seen.nodes {
-            for way in ["loopback", "node-ip", "cluster-ip", "outside"] {
+            for way in WAYS {
                 match ways.get(way) {
                     Some(Answered::By(pod)) if seen.backends.contains(pod) => {}
+                    Some(Answered::Not(_)) if seen.unreachable.contains_key(node) => {}
                     other => found.push(Finding::new("no-answer", format!("{node} {way}"), format!("{other:?}"))),
                 }
             }
@@ -161,6 +190,10 @@ pub fn answered_everywhere(count: usize) -> impl Expect<NodePortAnswers> {
                 let message = format!("the ClusterIP answers on the node port: {pod}");
                 found.push(Finding::new("cluster-ip-node-port", node, message));
             }
+        }
+        if found.is_empty() && !seen.unreachable.is_empty() {
+            let message = format!("backends that nodes do not reach at their own addresses: {:?}", seen.unreachable);
+            return Judgement::Inconclusive(message);
         }
         Judgement::from_findings(found)
     })
@@ -253,6 +286,7 @@ mod tests {
             backends: vec!["echo-1".into()],
             nodes: ["a", "b"].map(|node| (node.to_owned(), ways.clone())).into(),
             listening: vec![],
+            unreachable: BTreeMap::new(),
         }
     }
 
@@ -266,6 +300,8 @@ mod tests {
         let mut silent = good();
         silent.nodes.get_mut("b").unwrap().insert("loopback".into(), Answered::Not("refused".into()));
         assert_eq!(codes(&silent), ["no-answer"]);
+        silent.unreachable.insert("b".into(), vec!["echo-1".into()]);
+        assert!(matches!(answered_everywhere(2).judge(&silent), Judgement::Inconclusive(_)));
         let mut stranger = good();
         stranger.nodes.get_mut("b").unwrap().insert("outside".into(), Answered::By("other".into()));
         assert_eq!(codes(&stranger), ["no-answer"]);

@@ -12,7 +12,7 @@ use shakedown_engine::{Cx, ObserveError};
 
 use crate::api::Ask;
 use crate::http_get::get_with;
-use crate::node_command::{Which, script};
+use crate::node_command::{Which, run, script};
 use crate::objects::{ObjectRef, percent};
 use crate::platform::Platform;
 use crate::wire::node_address;
@@ -29,6 +29,10 @@ pub const CERTS_D: &str = "/etc/containerd/certs.d";
 const NAMESPACE: &str = "default";
 /// How long a request to the registry may take.
 const REQUEST: Duration = Duration::from_secs(5);
+/// How long the kubelet may take to tell of a pull.
+const TELLS: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How long a node's command may take.
 const COMMAND: Duration = Duration::from_secs(15);
 
@@ -117,9 +121,12 @@ pub async fn pull(platform: &Platform, cx: &Cx, node: &str, stem: &str, image: &
     let pulled =
         platform.until(&object, &what, cx.budget, |live| live.map_or(Answer::NotYet("gone".into()), outcome)).await;
     let millis = begun.elapsed().as_millis() as u64;
-    let events = events(platform, &name).await;
+    let told = match &pulled {
+        Ok(pull) if pull.state == "Running" => events(platform, &name, "Pulled").await,
+        _ => events(platform, &name, "Failed").await,
+    };
     platform.delete(&object).await.map_err(ObserveError::no_ground)?;
-    Ok(Pull { millis, events: events?, ..pulled.map_err(ObserveError::no_ground)? })
+    Ok(Pull { millis, events: told?, ..pulled.map_err(ObserveError::no_ground)? })
 }
 
 /// The Pod: it must ask the registry anew each time, and nothing of it outlives it.
@@ -155,8 +162,22 @@ fn outcome(pod: &Value) -> Answer<Pull> {
     }
 }
 
-/// The first event of each reason.
-async fn events(platform: &Platform, pod: &str) -> Result<BTreeMap<String, String>, ObserveError> {
+/// The first event of each reason, once there is one of the reason `due`: the kubelet tells of what it did afterwards.
+/// Where it never does, those that are there.
+async fn events(platform: &Platform, pod: &str, due: &str) -> Result<BTreeMap<String, String>, ObserveError> {
+    let mut first = BTreeMap::new();
+    let end = Instant::now() + TELLS;
+    while !first.contains_key(due) {
+        first = events_now(platform, pod).await?;
+        if Instant::now() >= end {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(first)
+}
+
+async fn events_now(platform: &Platform, pod: &str) -> Result<BTreeMap<String, String>, ObserveError> {
     let field = percent(&format!("involvedObject.name={pod}"));
     let path = format!("/api/v1/namespaces/{NAMESPACE}/events?fieldSelector={field}");
     let answer = Ask::get(&path).send(platform.admin()).await.map_err(ObserveError::no_ground)?;
@@ -167,6 +188,20 @@ async fn events(platform: &Platform, pod: &str) -> Result<BTreeMap<String, Strin
         }
     }
     Ok(first)
+}
+
+/// The node itself reaches the registry over HTTP: without that its runtime cannot either, for reasons of the network.
+///
+/// # Errors
+/// It does not.
+pub async fn reached_from(platform: &Platform, node: &str, registry: &str) -> Result<(), ObserveError> {
+    let url = format!("http://{registry}/v2/");
+    let argv = ["curl", "-sS", "-m", "5", "--noproxy", "*", "-o", "/dev/null", &url].map(str::to_owned);
+    let ran = run(platform, node, &argv, COMMAND).await.map_err(ObserveError::no_ground)?;
+    if ran.ok() {
+        return Ok(());
+    }
+    Err(ObserveError::no_ground(format!("{node} does not reach the registry over HTTP: {}", ran.brief())))
 }
 
 /// An address of the nodes' network, parsed.
