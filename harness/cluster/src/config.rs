@@ -17,6 +17,8 @@ pub const KUBEADM_UPLOADED: &str = "/etc/kubernetes/kubeadm-uploaded.yaml";
 pub const CRI_SOCKET: &str = "unix:///run/containerd/containerd.sock";
 /// Pods' addresses.
 pub const POD_SUBNET: &str = "10.244.0.0/16";
+/// The documented quota of a member's database, bytes: 8 GiB (ETCD-036).
+pub const ETCD_QUOTA: u64 = 8_589_934_592;
 /// Services' addresses.
 pub const SERVICE_SUBNET: &str = "10.96.0.0/12";
 
@@ -83,6 +85,15 @@ apiServer:
         version = state.kubernetes,
         endpoint = endpoint(state),
     );
+    let _ = write!(
+        text,
+        "etcd:
+  local:
+    extraArgs:
+    - name: quota-backend-bytes
+      value: \"{ETCD_QUOTA}\"
+"
+    );
     if usage == Use::Start {
         let members: Vec<_> = state
             .with(Role::ControlPlane)
@@ -91,10 +102,7 @@ apiServer:
             .collect();
         let _ = write!(
             text,
-            "etcd:
-  local:
-    extraArgs:
-    - name: initial-cluster
+            "    - name: initial-cluster
       value: {}
     - name: initial-cluster-state
       value: new

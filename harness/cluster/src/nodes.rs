@@ -71,6 +71,13 @@ fn service(name: &str, script: &str, after: &[&str], after_any: &[&str]) -> Serv
 /// Configuration of the load balancer's one program.
 pub const HAPROXY: &str = "/etc/haproxy/shakedown.cfg";
 
+/// What the node's cron daemon runs: in the form of a system crontab, with a user in its sixth field.
+pub const CRONTAB: &str = "/etc/cron.d/etcd-backup";
+/// Configuration of the offsite store's front, on the node that stands in for one.
+pub const OFFSITE: &str = "/etc/offsite/haproxy.cfg";
+/// The store's own directory of programs, served on the node's loopback address only.
+pub const OFFSITE_WWW: &str = "/srv/offsite/www";
+
 fn services(role: Role) -> Vec<Service> {
     if role == Role::LoadBalancer {
         return vec![service("haproxy", &format!("exec haproxy -W -db -f {HAPROXY}"), &[HAPROXY], &[])];
@@ -88,6 +95,22 @@ exec kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kub
             kubelet,
             &["/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env", socket],
             &["/etc/kubernetes/kubelet.conf", "/etc/kubernetes/bootstrap-kubelet.conf"],
+        ),
+        // A cron daemon, once there is a job: this one's own tables have no field for the user.
+        service(
+            "cron",
+            &format!(
+                r#"umask 077; mkdir -p /run/cron && awk '$1 !~ /^#/ && $6 == "root" {{ $6 = ""; print }}' {CRONTAB} >/run/cron/root
+exec busybox crond -f -l 8 -c /run/cron"#
+            ),
+            &[CRONTAB],
+            &[],
+        ),
+        service(
+            "offsite",
+            &format!("busybox httpd -p 127.0.0.1:9001 -h {OFFSITE_WWW}; exec haproxy -W -db -f {OFFSITE}"),
+            &[OFFSITE],
+            &[],
         ),
     ]
 }

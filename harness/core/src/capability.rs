@@ -88,6 +88,8 @@ capabilities! {
     K3s => "k3s",
     /// A way out to the internet.
     Internet => "internet",
+    /// A control plane that the cloud's provider runs (EKS, GKE, AKS).
+    ManagedControlPlane => "managed-control-plane",
 }
 
 impl fmt::Display for Capability {

@@ -56,3 +56,9 @@ pub const POLICY_NAMESPACE: &str = "kyverno-demo";
 pub const POLICIES: [&str; 3] = ["disallow-latest-tag", "require-app-label", "require-resources"];
 /// ConfigMap in kube-system that says: this cluster is ours.
 pub const MARKER: &str = "shakedown";
+/// When etcd is backed up, as cron reads it (ETCD-014).
+pub const BACKUP_SCHEDULE: &str = "0 */6 * * *";
+/// What does it (ETCD-014).
+pub const BACKUP_SCRIPT: &str = "/usr/local/bin/etcd-backup.sh";
+/// What it copies with: the AWS client, or what stands in for it.
+pub const BACKUP_CLIENT: &str = "/usr/local/bin/aws";

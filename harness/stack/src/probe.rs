@@ -229,6 +229,10 @@ fn judge_one(capability: Capability, seen: &Seen) -> Availability {
         C::Metrics => elsewhere("metrics server"),
         C::K3s => when(seen.kubelets.iter().any(|k| k.contains("+k3s")), "this is no k3s; a k3s cluster can prove it"),
         C::Internet => elsewhere("way out to the internet"),
+        C::ManagedControlPlane => when(
+            seen.nodes > 0 && seen.control_planes == 0,
+            "the cluster runs its own control plane; a provider's can prove it",
+        ),
     }
 }
 

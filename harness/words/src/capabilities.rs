@@ -121,6 +121,11 @@ fn look(platform: &Platform, seen: &Seen, capability: Capability) -> Availabilit
         C::Kind => absent("not a cluster of kind's"),
         C::K3s => absent("not a cluster of k3s's"),
         C::Internet => absent("the nodes' network has no way out"),
+        C::ManagedControlPlane => match &seen.nodes {
+            Err(e) => Availability::Unknown(e.to_string()),
+            Ok(nodes) if !nodes.is_empty() && !nodes.iter().any(is_control_plane) => Availability::Present,
+            Ok(_) => absent("the cluster runs its own control plane; a provider's managed cluster can prove it"),
+        },
         // Asked on the machines afterwards.
         C::NodesExec | C::ApiserverManifests | C::EtcdAccess | C::Containerd | C::Crio | C::Systemd => {
             Availability::Unknown(format!("the machines of {} were not asked", platform.name()))

@@ -327,7 +327,7 @@ async fn started(node: &Arc<dyn Node>) -> Result<Option<u64>> {
     Ok(node.processes_called("kube-apiserver").await?.first().map(|p| p.started))
 }
 
-async fn optional(node: &Arc<dyn Node>, path: &str) -> Result<Option<String>> {
+pub(super) async fn optional(node: &Arc<dyn Node>, path: &str) -> Result<Option<String>> {
     match node.read_text(path).await {
         Ok(text) => Ok(Some(text)),
         Err(shakedown_node::NodeError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

@@ -1,6 +1,7 @@
 //! The platform's components, a file each where one is more than manifests.
 
 mod argocd;
+mod backup;
 mod cilium;
 mod control_plane;
 mod coredns;
@@ -55,6 +56,7 @@ pub fn all() -> Vec<Box<dyn Component>> {
             budget: ACCEPTED,
         }),
         Box::new(control_plane::ControlPlane),
+        Box::new(backup::Backup),
         Box::new(Manifests {
             name: "viewer",
             what: "the viewer: ServiceAccount, token, Role and RoleBinding in storage-demo",
