@@ -12,6 +12,12 @@ mod encryption;
 mod encryption_mechanisms;
 #[path = "../etcd/checks.rs"]
 mod etcd;
+#[path = "../etcd/backup.rs"]
+mod etcd_backup;
+#[path = "../etcd/cluster.rs"]
+mod etcd_cluster;
+#[path = "../etcd/mechanisms.rs"]
+mod etcd_mechanisms;
 #[path = "../kube-proxy-replacement/checks.rs"]
 mod kube_proxy_replacement;
 #[path = "../maglev/checks.rs"]
@@ -46,6 +52,9 @@ pub fn checks() -> Vec<Check<Platform>> {
         encryption::checks(),
         encryption_mechanisms::checks(),
         etcd::checks(),
+        etcd_cluster::checks(),
+        etcd_mechanisms::checks(),
+        etcd_backup::checks(),
         kube_proxy_replacement::checks(),
         maglev::checks(),
         registry::checks(),

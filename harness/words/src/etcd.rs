@@ -24,7 +24,7 @@ pub const CERT: &str = "/etc/kubernetes/pki/etcd/server.crt";
 pub const KEY: &str = "/etc/kubernetes/pki/etcd/server.key";
 
 /// Longest wait for a look: a member that is stopped must not use up a control's budget.
-const LOOK: u32 = 2;
+const LOOK: u32 = 4;
 /// Longest wait for a change, seconds: it has to come through, also on a machine with much to do.
 const CHANGE: u32 = 20;
 
@@ -197,7 +197,7 @@ async fn status(platform: &Platform, node: &str) -> Result<Result<Status, String
 }
 
 async fn hash(platform: &Platform, node: &str, revision: u64) -> Result<Option<(u64, u64)>, MachineError> {
-    let ran = ask(platform, node, &["endpoint", "hashkv", "--rev", &revision.to_string(), "-w", "json"]).await?;
+    let ran = change(platform, node, &["endpoint", "hashkv", "--rev", &revision.to_string(), "-w", "json"]).await?;
     let Ok(value) = serde_json::from_str::<Value>(&ran.stdout) else { return Ok(None) };
     let hash = &value[0]["HashKV"];
     Ok(hash["hash"].as_u64().map(|number| (number, hash["compact_revision"].as_u64().unwrap_or_default())))

@@ -79,9 +79,15 @@ impl Scrape {
 }
 
 fn understand(text: &str) -> BTreeMap<String, f64> {
+    let mut all = values(text);
+    all.retain(|name, _| [SIZE, FSYNC, LEADER_CHANGES].contains(&name.as_str()));
+    all
+}
+
+/// Metric to value; histograms and comments are left out by the caller.
+pub(crate) fn values(text: &str) -> BTreeMap<String, f64> {
     let values = text.lines().filter_map(|line| line.split_once(' '));
-    let wanted = values.filter(|(name, _)| [SIZE, FSYNC, LEADER_CHANGES].contains(name));
-    wanted.filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?))).collect()
+    values.filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?))).collect()
 }
 
 impl Probe<Platform> for Scrape {
