@@ -13,7 +13,7 @@ use shakedown_words::pods::{running, runs, stuck_for};
 use shakedown_words::{ObjectRef, Platform, fields, manifest, manifests, psa};
 
 /// The documented namespace (PSA-020).
-const RESTRICTED: &str = "psa-test";
+pub(super) const RESTRICTED: &str = "psa-test";
 /// Scenario 1 (PSA-024 to PSA-029): the documented texts, with the container that the API server names as well.
 const BAD_PRIV: &[&str] = &[
     "privileged (container \"c\" must not set securityContext.privileged=true)",
@@ -221,7 +221,7 @@ fn version_is_pinned() -> Check<Platform> {
 }
 
 /// Fields that PodSecurityPolicy used to fill in: none of them is in the stored Pod unless it was sent.
-fn untouched() -> impl Expect<Admission> {
+pub(super) fn untouched() -> impl Expect<Admission> {
     const DEFAULTED: &[&str] =
         &["runAsNonRoot", "seccompProfile", "capabilities", "allowPrivilegeEscalation", "readOnlyRootFilesystem"];
     expect_fn(|seen: &Admission| {

@@ -15,13 +15,13 @@ use shakedown_words::rights::{
 use shakedown_words::{ObjectRef, Platform, fields, manifest};
 
 /// The documented namespace, account, token Secret, Role and binding (RBAC-021).
-const NAMESPACE: &str = "storage-demo";
+pub(super) const NAMESPACE: &str = "storage-demo";
 const VIEWER: &str = "demo-viewer";
-const TOKEN: &str = "demo-viewer-token";
-const ROLE: &str = "pod-cm-reader";
+pub(super) const TOKEN: &str = "demo-viewer-token";
+pub(super) const ROLE: &str = "pod-cm-reader";
 const BINDING: &str = "demo-viewer-can-read";
 /// The viewer's user name (RBAC-043).
-const USER: &str = "system:serviceaccount:storage-demo:demo-viewer";
+pub(super) const USER: &str = "system:serviceaccount:storage-demo:demo-viewer";
 
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "update", "patch", "delete"];
@@ -45,7 +45,7 @@ pub fn checks() -> Vec<Check<Platform>> {
 }
 
 /// The viewer, by its documented token.
-fn viewer() -> Identity {
+pub(super) fn viewer() -> Identity {
     Identity::token_secret(NAMESPACE, TOKEN)
 }
 
@@ -98,7 +98,7 @@ fn seven_scenarios() -> Check<Platform> {
 }
 
 /// What the Role grants: nine combinations of the core group, six of apps.
-fn readable() -> Vec<String> {
+pub(super) fn readable() -> Vec<String> {
     let mut all = every(READ, CORE, IN);
     all.extend(every(&["get"], &["pods/log"], IN));
     all.extend(every(READ, WORKLOADS, IN));

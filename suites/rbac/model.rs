@@ -9,7 +9,7 @@ use shakedown_words::identity::Identity;
 use shakedown_words::rights::{bound, each_of, forbidden, granted, review_of, reviews, rule_added, subject};
 use shakedown_words::{ObjectRef, Platform, fields, manifests};
 
-const A: &str = "shakedown-rbac-a";
+pub(super) const A: &str = "shakedown-rbac-a";
 const IN_A: &str = " in shakedown-rbac-a";
 const IN_B: &str = " in shakedown-rbac-b";
 const GROUP: &str = "rbac.authorization.k8s.io/v1";
@@ -42,7 +42,7 @@ pub fn checks() -> Vec<Check<Platform>> {
     ]
 }
 
-fn lab() -> Shared {
+pub(super) fn lab() -> Shared {
     let mut objects = manifests!("lab.yaml");
     for verb in EIGHT {
         let name = format!("only-{verb}");

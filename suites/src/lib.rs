@@ -8,6 +8,8 @@ mod argocd;
 mod cilium_values;
 #[path = "../encryption/checks.rs"]
 mod encryption;
+#[path = "../encryption/rolls.rs"]
+pub mod encryption_rolls;
 #[path = "../encryption/mechanisms.rs"]
 mod encryption_mechanisms;
 #[path = "../etcd/checks.rs"]
@@ -24,10 +26,14 @@ mod kube_proxy_replacement;
 mod maglev;
 #[path = "../psa/checks.rs"]
 mod psa;
+#[path = "../psa/rollout.rs"]
+mod psa_rollout;
 #[path = "../psa/levels.rs"]
 mod psa_levels;
 #[path = "../rbac/checks.rs"]
 mod rbac;
+#[path = "../rbac/operations.rs"]
+mod rbac_operations;
 #[path = "../rbac/model.rs"]
 mod rbac_model;
 #[path = "../registry/checks.rs"]
@@ -46,8 +52,10 @@ pub fn checks() -> Vec<Check<Platform>> {
         argocd::checks(),
         cilium_values::checks(),
         psa::checks(),
+        psa_rollout::checks(),
         psa_levels::checks(),
         rbac::checks(),
+        rbac_operations::checks(),
         rbac_model::checks(),
         encryption::checks(),
         encryption_mechanisms::checks(),

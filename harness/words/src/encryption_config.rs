@@ -32,6 +32,9 @@ pub struct Provider {
     pub name: String,
     /// Its keys: name and length of the decoded key in bytes (zero: not base64).
     pub keys: Vec<(String, usize)>,
+    /// Where its plugin listens, of a provider that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
 }
 
 /// One control plane.
@@ -144,7 +147,8 @@ fn understand_file(seen: &mut Configured, bytes: &[u8]) {
         let keys = settings["keys"].as_array().into_iter().flatten();
         let keys =
             keys.map(|key| (text(&key["name"]), BASE64_STANDARD.decode(text(&key["secret"])).map_or(0, |k| k.len())));
-        seen.providers.push(Provider { name: name.clone(), keys: keys.collect() });
+        let endpoint = settings["endpoint"].as_str().map(str::to_owned);
+        seen.providers.push(Provider { name: name.clone(), keys: keys.collect(), endpoint });
     }
 }
 
@@ -173,6 +177,28 @@ pub fn documented_on(count: usize) -> impl Expect<Configurations> {
         let hashes: BTreeSet<&Option<String>> = seen.nodes.values().map(|it| &it.sha256).collect();
         if hashes.len() > 1 {
             found.push(Finding::new("differs", "control planes", "the file is not the same on all of them"));
+        }
+        Judgement::from_findings(found)
+    })
+}
+
+/// On `count` control planes a KMS plugin comes first, and no file holds a key.
+pub fn keys_are_kept_elsewhere(count: usize) -> impl Expect<Configurations> {
+    expect_fn(move |seen: &Configurations| {
+        if seen.nodes.len() != count {
+            return Judgement::Inconclusive(format!("{} control planes, {count} expected", seen.nodes.len()));
+        }
+        let mut found = vec![];
+        for (node, it) in &seen.nodes {
+            let first = it.providers.first();
+            if !first.is_some_and(|provider| provider.name == "kms" && provider.endpoint.is_some()) {
+                let order: Vec<&str> = it.providers.iter().map(|provider| provider.name.as_str()).collect();
+                found.push(Finding::new("no-kms", node, format!("providers: {}", order.join(", "))));
+            }
+            for provider in it.providers.iter().filter(|provider| !provider.keys.is_empty()) {
+                let said = format!("{} has {} keys in the file", provider.name, provider.keys.len());
+                found.push(Finding::new("key-material", node, said));
+            }
         }
         Judgement::from_findings(found)
     })
@@ -282,6 +308,23 @@ mod tests {
         let text = serde_json::to_string(&good()).unwrap();
         assert!(!text.contains(&BASE64_STANDARD.encode([7; 32])[..20]));
         assert_eq!(good().providers[0].keys, [("key1".to_owned(), 32)]);
+    }
+
+    #[test]
+    fn a_key_beside_the_plugin_is_found() {
+        let with = |providers: &str| {
+            let mut it = Configured::default();
+            understand_file(
+                &mut it,
+                format!("resources: [{{resources: [secrets], providers: [{providers}]}}]").as_bytes(),
+            );
+            let nodes = BTreeMap::from([("cp-1".to_owned(), it)]);
+            crate::testing::codes(keys_are_kept_elsewhere(1).judge(&Configurations { nodes }))
+        };
+        let kms = "{kms: {apiVersion: v2, name: cloud, endpoint: 'unix:///run/kms.sock'}}";
+        assert!(with(&format!("{kms}, {{identity: {{}}}}")).is_empty());
+        assert_eq!(with(&format!("{kms}, {{aescbc: {{keys: [{{name: a, secret: eA==}}]}}}}")), ["key-material"]);
+        assert_eq!(with("{identity: {}}"), ["no-kms"]);
     }
 
     #[test]

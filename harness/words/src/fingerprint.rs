@@ -2,13 +2,15 @@
 //! the nodes, processes by role. No status, version, time or leader.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use shakedown_core::{Answer, wait_for};
 use shakedown_engine::{Fingerprint, WorldError};
 
-use crate::api::Ask;
+use crate::api::{ApiAnswer, Ask};
 use crate::objects::version_path;
 use crate::platform::Platform;
 use crate::undo::desired;
@@ -52,6 +54,8 @@ const WRITTEN: &[&str] = &[
     "argocd.argoproj.io/refresh",
     "volumes.kubernetes.io/controller-managed-attach-detach",
 ];
+/// How long an apiserver that has too much to do is asked again.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Lists read at once.
 const AT_ONCE: usize = 8;
 
@@ -80,7 +84,7 @@ async fn of_api(platform: &Platform) -> Result<Fingerprint, WorldError> {
     let lists = collections(platform).await?;
     let read = futures::stream::iter(lists)
         .map(|(version, kind, path)| async move {
-            let answer = Ask::get(&path).send(platform.admin()).await.map_err(|e| WorldError(e.to_string()))?;
+            let answer = patiently(platform, &path).await?;
             if !answer.is_ok() {
                 return Err(WorldError(format!("{path}: answered {}: {}", answer.code, answer.message())));
             }
@@ -91,6 +95,19 @@ async fn of_api(platform: &Platform) -> Result<Fingerprint, WorldError> {
         .try_collect::<Vec<_>>()
         .await?;
     Ok(read.into_iter().flatten().collect())
+}
+
+/// Asks again for as long as the apiserver says that it has too much to do (429): its cache of a kind is being filled.
+async fn patiently(platform: &Platform, path: &str) -> Result<ApiAnswer, WorldError> {
+    wait_for(path, PATIENCE, || async {
+        match Ask::get(path).send(platform.admin()).await {
+            Ok(answer) if answer.code == 429 => Answer::NotYet(answer.message().to_owned()),
+            Ok(answer) => Answer::Ready(answer),
+            Err(e) => Answer::Never(e.to_string()),
+        }
+    })
+    .await
+    .map_err(|e| WorldError(e.to_string()))
 }
 
 /// Every kind that can be listed and is desired state: version, kind, path.

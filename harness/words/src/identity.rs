@@ -117,6 +117,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Its bearer token, where it has one; it must enter no observation.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.credentials.token.as_deref()
+    }
+
     /// Sends a request as this identity.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shakedown_core::{Observation, Touches};
+use shakedown_core::{Observation, Resource, Touches};
 use shakedown_engine::{Cx, ObserveError, Probe};
 
 use crate::platform::Platform;
@@ -205,7 +205,8 @@ impl Probe<Platform> for Scenario {
     type Seen = Scratch;
 
     fn touches(&self) -> Touches {
-        Touches::nothing()
+        // Its programs are those of a living control plane.
+        Touches::nothing().reads(Resource::Apiserver)
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Scratch, ObserveError> {

@@ -23,7 +23,8 @@ const CONFLICTS: usize = 20;
 pub type CustomUndo = for<'a> fn(&'a Platform, &'a Value) -> BoxFuture<'a, Result<(), WorldError>>;
 
 /// The words with an undo of their own, by the name in their steps.
-pub const CUSTOM: &[(&str, CustomUndo)] = &[(crate::change::TAKEN_DOWN, crate::change::take_down)];
+pub const CUSTOM: &[(&str, CustomUndo)] =
+    &[(crate::change::TAKEN_DOWN, crate::change::take_down), (crate::rotation::WAY_BACK, crate::rotation::way_back)];
 
 /// Does one step.
 ///
