@@ -22,6 +22,14 @@ mod etcd_cluster;
 mod etcd_mechanisms;
 #[path = "../kube-proxy-replacement/checks.rs"]
 mod kube_proxy_replacement;
+#[path = "../kyverno/checks.rs"]
+mod kyverno;
+#[path = "../kyverno/common.rs"]
+mod kyverno_common;
+#[path = "../kyverno/installation.rs"]
+mod kyverno_installation;
+#[path = "../kyverno/patterns.rs"]
+mod kyverno_patterns;
 #[path = "../maglev/checks.rs"]
 mod maglev;
 #[path = "../psa/checks.rs"]
@@ -64,6 +72,9 @@ pub fn checks() -> Vec<Check<Platform>> {
         etcd_mechanisms::checks(),
         etcd_backup::checks(),
         kube_proxy_replacement::checks(),
+        kyverno::checks(),
+        kyverno_installation::checks(),
+        kyverno_patterns::checks(),
         maglev::checks(),
         registry::checks(),
         wireguard::checks(),
