@@ -8,10 +8,10 @@ mod argocd;
 mod cilium_values;
 #[path = "../encryption/checks.rs"]
 mod encryption;
-#[path = "../encryption/rolls.rs"]
-pub mod encryption_rolls;
 #[path = "../encryption/mechanisms.rs"]
 mod encryption_mechanisms;
+#[path = "../encryption/rolls.rs"]
+pub mod encryption_rolls;
 #[path = "../etcd/checks.rs"]
 mod etcd;
 #[path = "../etcd/backup.rs"]
@@ -34,16 +34,16 @@ mod kyverno_patterns;
 mod maglev;
 #[path = "../psa/checks.rs"]
 mod psa;
-#[path = "../psa/rollout.rs"]
-mod psa_rollout;
 #[path = "../psa/levels.rs"]
 mod psa_levels;
+#[path = "../psa/rollout.rs"]
+mod psa_rollout;
 #[path = "../rbac/checks.rs"]
 mod rbac;
-#[path = "../rbac/operations.rs"]
-mod rbac_operations;
 #[path = "../rbac/model.rs"]
 mod rbac_model;
+#[path = "../rbac/operations.rs"]
+mod rbac_operations;
 #[path = "../registry/checks.rs"]
 mod registry;
 #[path = "../wireguard/checks.rs"]
@@ -60,11 +60,11 @@ pub fn checks() -> Vec<Check<Platform>> {
         argocd::checks(),
         cilium_values::checks(),
         psa::checks(),
-        psa_rollout::checks(),
         psa_levels::checks(),
+        psa_rollout::checks(),
         rbac::checks(),
-        rbac_operations::checks(),
         rbac_model::checks(),
+        rbac_operations::checks(),
         encryption::checks(),
         encryption_mechanisms::checks(),
         etcd::checks(),

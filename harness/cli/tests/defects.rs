@@ -30,7 +30,9 @@ macro_rules! agent_option {
             "{\"apiVersion\": \"cilium.io/v2\", \"kind\": \"CiliumNodeConfig\",\n",
             " \"metadata\": {\"name\": \"planted\", \"namespace\": \"kube-system\"},\n",
             " \"spec\": {\"nodeSelector\": {\"matchLabels\": {\"kubernetes.io/hostname\": \"worker-2\"}},\n",
-            "          \"defaults\": {", $option, "}}}\nEOF\n",
+            "          \"defaults\": {",
+            $option,
+            "}}}\nEOF\n",
             "kubectl -n kube-system delete pod -l k8s-app=cilium --field-selector spec.nodeName=worker-2\n",
             "kubectl -n kube-system rollout status ds/cilium --timeout=300s"
         )
@@ -152,7 +154,8 @@ fn defects_planted_by_hand_are_found_by_the_checks_that_exist_for_them() {
 #[test]
 fn a_missed_defect_and_an_unrelated_failure_are_told() {
     let defect = &DEFECTS[0];
-    let report = |id: &str, verdict: &str| serde_json::json!({"checks": [{"id": id, "verdict": verdict, "reason": "r"}]});
+    let report =
+        |id: &str, verdict: &str| serde_json::json!({"checks": [{"id": id, "verdict": verdict, "reason": "r"}]});
     assert!(complaints(defect, &report(defect.fails[0], "fail")).is_empty());
     assert_eq!(complaints(defect, &report(defect.fails[0], "pass")).len(), 1);
     assert_eq!(complaints(defect, &report("rbac.other", "fail")).len(), 2);

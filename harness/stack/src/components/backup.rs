@@ -128,13 +128,16 @@ impl Component for Backup {
     }
 }
 
+/// A node that has a part in the backup.
+type Place<'a> = &'a Arc<dyn Node>;
+
 /// The node that backs up, and the one that stands in for offsite: another one where there is another.
-fn places(site: &Site) -> Option<(&Arc<dyn Node>, &Arc<dyn Node>)> {
+fn places(site: &Site) -> Option<(Place<'_>, Place<'_>)> {
     Some((site.control_planes().next()?, site.control_planes().last()?))
 }
 
 /// Every file, and the node that it belongs on.
-fn files<'a>(producer: &'a Arc<dyn Node>, store: &'a Arc<dyn Node>) -> Result<Vec<(&'a Arc<dyn Node>, Wanted)>> {
+fn files<'a>(producer: Place<'a>, store: Place<'a>) -> Result<Vec<(Place<'a>, Wanted)>> {
     let address = store.address().to_string();
     let front =
         fill("offsite", include_str!("../manifests/backup/haproxy.cfg"), &Vars::from([("ADDRESS", address.clone())]))?;
