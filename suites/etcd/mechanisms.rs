@@ -100,7 +100,7 @@ fn fragmentation() -> Vec<Check<Platform>> {
             ]))
             .sabotage_input(
                 "keys are deleted instead",
-                lab(3).started().with_keys(48).look("before").keys_deleted().compacted().look("after"),
+                lab(1).started().with_keys(48).look("before").keys_deleted().compacted().look("after"),
                 finds("fragmented"),
             )
             .remedy("defragment by the share that is free, not by changes of the leader"),
