@@ -24,12 +24,20 @@ mod etcd_mechanisms;
 mod kube_proxy_replacement;
 #[path = "../kyverno/checks.rs"]
 mod kyverno;
+#[path = "../kyverno/abilities.rs"]
+pub mod kyverno_abilities;
 #[path = "../kyverno/common.rs"]
 mod kyverno_common;
 #[path = "../kyverno/installation.rs"]
 mod kyverno_installation;
+#[path = "../kyverno/outages.rs"]
+pub mod kyverno_outages;
 #[path = "../kyverno/patterns.rs"]
 mod kyverno_patterns;
+#[path = "../kyverno/reports.rs"]
+pub mod kyverno_reports;
+#[path = "../kyverno/scenes.rs"]
+mod kyverno_scenes;
 #[path = "../maglev/checks.rs"]
 mod maglev;
 #[path = "../psa/checks.rs"]
