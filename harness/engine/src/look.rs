@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use shakedown_core::{Cancel, EventSink, Evidence, EvidenceRecord, Judgement, Seed};
+use shakedown_core::{Answer, Cancel, EventSink, Evidence, EvidenceRecord, Judgement, Seed, WaitError, wait_for};
 use tokio::time::Instant;
 
 use crate::check::{AnyProbe, Check, Judge};
@@ -19,8 +19,6 @@ use crate::world::{Journal, World};
 const GRACE: Duration = Duration::from_secs(10);
 /// For how long the API is asked whether it is alive.
 const COMES_BACK: Duration = Duration::from_secs(15);
-/// Between two questions.
-const AGAIN: Duration = Duration::from_millis(500);
 /// After Ctrl-C it gets this long to put away what it made.
 const CANCEL_GRACE: Duration = Duration::from_secs(3);
 
@@ -145,18 +143,17 @@ impl<W: World> Bench<'_, W> {
     /// Says whether the API is alive; its last words where it is not. One apiserver may just be ending, by another
     /// check's doing, and the balancer may not have noticed: the API is dead where it stays so for a while.
     pub async fn dead(&self) -> Option<String> {
-        let end = Instant::now() + COMES_BACK;
-        loop {
-            let why = match tokio::time::timeout(GRACE, caught(self.world.alive())).await {
-                Ok(Caught::Done(Ok(()))) => return None,
-                Ok(Caught::Done(Err(error))) => redacted(&error.to_string()),
-                Ok(Caught::Panicked(words)) => return Some(words),
-                Err(_) => format!("no answer within {} s", GRACE.as_secs()),
-            };
-            if Instant::now() >= end {
-                return Some(why);
+        let alive = wait_for("the API", COMES_BACK, || async {
+            match tokio::time::timeout(GRACE, caught(self.world.alive())).await {
+                Ok(Caught::Done(Ok(()))) => Answer::Ready(()),
+                Ok(Caught::Done(Err(error))) => Answer::NotYet(redacted(&error.to_string())),
+                Ok(Caught::Panicked(words)) => Answer::Never(words),
+                Err(_) => Answer::NotYet(format!("no answer within {} s", GRACE.as_secs())),
             }
-            tokio::time::sleep(AGAIN).await;
+        });
+        match alive.await {
+            Ok(()) => None,
+            Err(WaitError::TimedOut { last_seen: why, .. } | WaitError::Never { why, .. }) => Some(why),
         }
     }
 }

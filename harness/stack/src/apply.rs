@@ -323,7 +323,8 @@ fn full_name(object: &Value) -> String {
     }
 }
 
-fn condition_is_true(object: &Value, wanted: &str) -> bool {
+/// Whether a condition of an object's status is true.
+pub(crate) fn condition_is_true(object: &Value, wanted: &str) -> bool {
     object
         .pointer("/status/conditions")
         .and_then(Value::as_array)

@@ -116,8 +116,7 @@ impl Component for Manifests {
     }
 
     fn version(&self, site: &Site) -> String {
-        let image = self.image.and_then(|short| site.tools.image(short).ok());
-        let tag = image.as_deref().and_then(|i| i.rsplit_once(':')).map(|(_, tag)| tag.to_owned());
+        let tag = self.image.and_then(|short| site.tools.tag(short));
         tag.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
     }
 

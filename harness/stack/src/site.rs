@@ -41,6 +41,11 @@ impl Tools {
     pub fn image(&self, short: &str) -> Result<String> {
         self.images.get(short).cloned().ok_or_else(|| StackError::NotInBundle { what: format!("image {short}") })
     }
+
+    /// The tag of an image, which is the version of what is in it.
+    pub fn tag(&self, short: &str) -> Option<String> {
+        self.images.get(short)?.rsplit_once(':').map(|(_, tag)| tag.to_owned())
+    }
 }
 
 /// The place where components are installed.

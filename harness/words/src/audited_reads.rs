@@ -15,7 +15,7 @@ use shakedown_stack::names::AUDIT_LOG;
 use crate::api::Ask;
 use crate::change::{Shared, shared};
 use crate::identity::Identity;
-use crate::node_command::{Which, script};
+use crate::node_command::{Which, last_control_plane, script};
 use crate::platform::Platform;
 use crate::rights::{review_of, subject, user_of};
 
@@ -248,8 +248,7 @@ impl Sabotage<Platform> for LogMoved {
     }
 
     async fn prepare(&self, platform: &Platform) -> Result<Prepared<String>, PlantError> {
-        let node = Which::ControlPlanes.on(platform).pop();
-        let node = node.ok_or_else(|| PlantError::new("there is no control plane"))?;
+        let node = last_control_plane(platform).map_err(PlantError::new)?;
         // The same file comes back, with what was written to it meanwhile.
         let back = format!("[ ! -e {AUDIT_LOG}.moved ] || mv -f {AUDIT_LOG}.moved {AUDIT_LOG}");
         let argv = ["/bin/sh", "-c", &back].map(str::to_owned).to_vec();

@@ -9,7 +9,7 @@ use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
 use crate::api::Ask;
 use crate::encryption_config::MANIFEST;
-use crate::node_command::{Which, script};
+use crate::node_command::{first_control_plane, script};
 use crate::platform::Platform;
 use crate::roll::{back, fallen_silent, lives, manifest, process, with_argument};
 use crate::rolling::settled;
@@ -62,8 +62,7 @@ impl Probe<Platform> for Breaks {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<BrokenManifest, ObserveError> {
-        let node = Which::FirstControlPlane.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane"))?;
+        let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
         let (found, undo) = manifest(platform, &node).await?;
         cx.undo_afterwards(vec![undo])?;
         let before = process(platform, &node).await.map_err(ObserveError::no_ground)?;

@@ -54,12 +54,7 @@ impl Fixture<Platform> for Echo {
     }
 
     async fn undo_plan(&self, _platform: &Platform) -> Result<Vec<UndoStep>, PlantError> {
-        Ok(vec![UndoStep::DeleteObject {
-            api_version: "v1".into(),
-            kind: "Namespace".into(),
-            namespace: None,
-            name: NAMESPACE.into(),
-        }])
+        Ok(vec![ObjectRef::cluster("v1", "Namespace", NAMESPACE).deletion()])
     }
 
     async fn set_up(&self, platform: &Platform) -> Result<(), PlantError> {

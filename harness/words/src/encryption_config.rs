@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
 use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
-use crate::node_command::{Which, run, script};
+use crate::node_command::{Which, last_control_plane, run, script};
 use crate::platform::Platform;
 use crate::undo::file_as_found;
 
@@ -254,7 +254,7 @@ impl Sabotage<Platform> for Readable {
     }
 
     async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
-        let node = last(platform)?;
+        let node = last_control_plane(platform).map_err(PlantError::new)?;
         let UndoStep::RestoreFile { mode, .. } = file_as_found(platform, &node, FILE).await.map_err(PlantError::new)?
         else {
             return Err(PlantError::new(format!("{node} has no {FILE}")));
@@ -269,10 +269,6 @@ impl Sabotage<Platform> for Readable {
         let text = format!("chmod 0644 {FILE}; [ \"$(stat -c %a {FILE})\" = 644 ]");
         script(platform, node, &text, COMMAND).await.map(drop).map_err(PlantError::new)
     }
-}
-
-fn last(platform: &Platform) -> Result<String, PlantError> {
-    Which::ControlPlanes.on(platform).pop().ok_or_else(|| PlantError::new("there is no control plane"))
 }
 
 #[cfg(test)]

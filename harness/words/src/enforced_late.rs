@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, UndoStep, wait_for};
+use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, wait_for};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, Sabotage, expect_fn};
 
 use crate::api::{Ask, Patch};
@@ -51,12 +51,7 @@ fn deployment(ns: &str, name: &str, context: &Value) -> Value {
 /// A namespace with both workloads running, removed afterwards.
 async fn set_up(platform: &Platform, cx: &Cx) -> Result<String, ObserveError> {
     let ns = cx.name(NAMESPACES);
-    cx.undo_afterwards(vec![UndoStep::DeleteObject {
-        api_version: "v1".to_owned(),
-        kind: "Namespace".to_owned(),
-        namespace: None,
-        name: ns.clone(),
-    }])?;
+    cx.undo_afterwards(vec![ObjectRef::cluster("v1", "Namespace", &ns).deletion()])?;
     let both = [deployment(&ns, PLAIN, &json!({})), deployment(&ns, GOOD, &hardened())];
     for manifest in [namespace(&ns, &[])].iter().chain(&both) {
         let answer = platform.create(manifest).await.map_err(ObserveError::no_ground)?;

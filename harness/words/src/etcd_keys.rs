@@ -10,7 +10,7 @@ use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
 use crate::etcd;
 use crate::etcd_lab::{end_of, lab_script, told, understand};
-use crate::node_command::{Which, script};
+use crate::node_command::{first_control_plane, script};
 use crate::objects::ObjectRef;
 use crate::platform::Platform;
 
@@ -58,16 +58,10 @@ impl Probe<Platform> for KeysOf {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Keys, ObserveError> {
-        let node = Which::FirstControlPlane.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane"))?;
+        let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
         let space = cx.name("keys");
         let namespace = ObjectRef::cluster("v1", "Namespace", &space);
-        cx.undo_afterwards(vec![UndoStep::DeleteObject {
-            api_version: "v1".into(),
-            kind: "Namespace".into(),
-            namespace: None,
-            name: space.clone(),
-        }])?;
+        cx.undo_afterwards(vec![namespace.deletion()])?;
         for manifest in manifests(&space) {
             let answer = platform.create(&manifest).await.map_err(ObserveError::no_ground)?;
             if !answer.is_ok() {
@@ -208,21 +202,14 @@ impl Probe<Platform> for Search {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Texts, ObserveError> {
-        let node = Which::FirstControlPlane.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane"))?;
+        let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
         let (object, volume) = (cx.name("object-text"), cx.name("volume-text"));
         let map = ObjectRef::namespaced("v1", "ConfigMap", "default", &cx.name("texts"));
         let claimed = ObjectRef::cluster("v1", "PersistentVolume", &cx.name("texts"));
         let folder = format!("/tmp/{}", cx.name("volume"));
-        let delete = |of: &ObjectRef| UndoStep::DeleteObject {
-            api_version: of.api_version.clone(),
-            kind: of.kind.clone(),
-            namespace: of.namespace.clone(),
-            name: of.name.clone(),
-        };
         cx.undo_afterwards(vec![
-            delete(&map),
-            delete(&claimed),
+            map.deletion(),
+            claimed.deletion(),
             UndoStep::RemoveFile { node: node.clone(), path: folder.clone() },
         ])?;
         let text = if self.volume_stored { format!("{object} {volume}") } else { object.clone() };

@@ -18,7 +18,7 @@ use shakedown_engine::{Cx, ObserveError, Probe};
 
 use crate::etcd::{Status, understand_status};
 use crate::etcd_metrics::values;
-use crate::node_command::{Ran, Which, script};
+use crate::node_command::{Ran, last_control_plane, script};
 use crate::platform::Platform;
 
 /// Seconds after which the programs end by themselves.
@@ -370,8 +370,8 @@ impl Probe<Platform> for Scenario {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Lab, ObserveError> {
-        let node = Which::ControlPlanes.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane to borrow programs from"))?;
+        let node = last_control_plane(platform)
+            .map_err(|none| ObserveError::no_ground(format!("{none} to borrow programs from")))?;
         // Ports of its own for every check and phase: several labs may run side by side.
         let number = cx.seed.derive(&format!("{}/{}/lab", cx.check, cx.phase)).0;
         let port = 12_000 + (number % 900) as u16 * 8;

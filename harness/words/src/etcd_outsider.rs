@@ -10,7 +10,7 @@ use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 use crate::api::Ask;
 use crate::etcd::{CA, CERT, ENDPOINT, KEY};
 use crate::etcd_lab::told;
-use crate::node_command::Which;
+use crate::node_command::first_control_plane;
 use crate::platform::Platform;
 
 /// How long a node's command may take.
@@ -56,8 +56,7 @@ impl Probe<Platform> for Try {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Tried, ObserveError> {
-        let node = Which::FirstControlPlane.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane"))?;
+        let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
         let folder = format!("/tmp/{}", cx.name("outsider"));
         cx.undo_afterwards(vec![UndoStep::RemoveFile { node: node.clone(), path: folder.clone() }])?;
         let identity = if self.members_own { "the member's certificate" } else { "admin.conf" };

@@ -95,13 +95,7 @@ impl Made {
     }
 
     fn undo(&self) -> Vec<UndoStep> {
-        let step = |object: &ObjectRef| UndoStep::DeleteObject {
-            api_version: object.api_version.clone(),
-            kind: object.kind.clone(),
-            namespace: object.namespace.clone(),
-            name: object.name.clone(),
-        };
-        [&self.marker, &self.secret, &self.later].map(step).to_vec()
+        [&self.marker, &self.secret, &self.later].map(ObjectRef::deletion).to_vec()
     }
 }
 

@@ -8,7 +8,7 @@ use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoSte
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
 use crate::etcd::{self, CA, CERT, ENDPOINT, KEY, understand_status};
-use crate::node_command::{Ran, Which, run, script};
+use crate::node_command::{Ran, first_control_plane, run, script};
 use crate::platform::Platform;
 
 /// Where snapshots go (ETCD-010).
@@ -66,8 +66,7 @@ impl Probe<Platform> for Save {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Snapshot, ObserveError> {
-        let node = Which::FirstControlPlane.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane"))?;
+        let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
         let text = async |text: &str| -> Result<String, ObserveError> {
             let out = script(platform, &node, text, COMMAND).await.map_err(ObserveError::no_ground)?;
             Ok(String::from_utf8_lossy(&out).trim().to_owned())

@@ -224,8 +224,7 @@ pub(crate) async fn up_or_down(platform: &Platform, controller: Controller) -> R
 
 /// Whether a Pod is ready and not about to go.
 pub(crate) fn is_ready(pod: &Value) -> bool {
-    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    pod["metadata"]["deletionTimestamp"].is_null() && conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+    pod["metadata"]["deletionTimestamp"].is_null() && crate::pods::is_ready(pod)
 }
 
 /// A defect that holds locks of Kyverno's while it is planted.

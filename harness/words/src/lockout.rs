@@ -5,12 +5,13 @@ use std::time::Duration;
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, UndoStep, wait_for};
+use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, wait_for};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
 use crate::access::{Question, review_by};
 use crate::api::Ask;
 use crate::identity::Identity;
+use crate::objects::ObjectRef;
 use crate::platform::Platform;
 use crate::rights::{subject, user_of};
 
@@ -109,17 +110,11 @@ impl Probe<Platform> for LocksOut {
         let (name, other) = (cx.name("author"), cx.name("author-again"));
         let user = user_of(self.namespace, &name);
         let who = subject("ServiceAccount", &name, Some(self.namespace));
-        let gone = |kind: &str, version: &str, namespace: Option<&str>, name: &str| UndoStep::DeleteObject {
-            api_version: version.to_owned(),
-            kind: kind.to_owned(),
-            namespace: namespace.map(str::to_owned),
-            name: name.to_owned(),
-        };
         let rbac = "rbac.authorization.k8s.io/v1";
         cx.undo_afterwards(vec![
-            gone("ServiceAccount", "v1", Some(self.namespace), &name),
-            gone("ClusterRoleBinding", rbac, None, &name),
-            gone("ClusterRoleBinding", rbac, None, &other),
+            ObjectRef::namespaced("v1", "ServiceAccount", self.namespace, &name).deletion(),
+            ObjectRef::cluster(rbac, "ClusterRoleBinding", &name).deletion(),
+            ObjectRef::cluster(rbac, "ClusterRoleBinding", &other).deletion(),
         ])?;
         let own = binding(&name, &who);
         let mut made = vec![account(self.namespace, &name), own.clone()];

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
-use crate::node_command::{Which, script};
+use crate::node_command::{first_control_plane, script};
 use crate::objects::ObjectRef;
 use crate::platform::Platform;
 use crate::undo::as_found;
@@ -50,8 +50,7 @@ impl Probe<Platform> for Signs {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Bearer, ObserveError> {
-        let node = Which::FirstControlPlane.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane"))?;
+        let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
         let folder = format!("/tmp/{}", cx.name("certificate"));
         let binding = ObjectRef::cluster("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", BINDING);
         let found = as_found(platform, &binding).await.map_err(ObserveError::no_ground)?;

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, UndoStep, wait_for};
+use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, wait_for};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
 use crate::access::{Question, may, review_by};
 use crate::identity::Identity;
+use crate::objects::ObjectRef;
 use crate::platform::Platform;
 use crate::rights::subject;
 
@@ -95,12 +96,7 @@ impl Mends {
         rule: &Rule,
     ) -> Result<(), ObserveError> {
         const RBAC: &str = "rbac.authorization.k8s.io/v1";
-        let undo = |kind: &str| UndoStep::DeleteObject {
-            api_version: RBAC.to_owned(),
-            kind: kind.to_owned(),
-            namespace: Some(rule.namespace.clone()),
-            name: name.to_owned(),
-        };
+        let undo = |kind: &str| ObjectRef::namespaced(RBAC, kind, &rule.namespace, name).deletion();
         cx.undo_afterwards(vec![undo("Role"), undo("RoleBinding")])?;
         let head = |kind: &str| json!({"apiVersion": RBAC, "kind": kind, "metadata": {"name": name, "namespace": rule.namespace}});
         let mut role: Value = head("Role");

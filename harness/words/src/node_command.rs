@@ -9,6 +9,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use shakedown_core::{Finding, Judgement, Observation, Resource, Touches};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
+use thiserror::Error;
 
 use crate::machine::MachineError;
 use crate::platform::Platform;
@@ -65,6 +66,27 @@ impl Which {
             Which::FirstControlPlane => controls.into_iter().take(1).collect(),
         }
     }
+}
+
+/// Nobody has an apiserver.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("there is no control plane")]
+pub struct NoControlPlane;
+
+/// The first control plane.
+///
+/// # Errors
+/// There is none.
+pub fn first_control_plane(platform: &Platform) -> Result<String, NoControlPlane> {
+    Which::ControlPlanes.on(platform).into_iter().next().ok_or(NoControlPlane)
+}
+
+/// The last control plane.
+///
+/// # Errors
+/// There is none.
+pub fn last_control_plane(platform: &Platform) -> Result<String, NoControlPlane> {
+    Which::ControlPlanes.on(platform).pop().ok_or(NoControlPlane)
 }
 
 /// Runs one command on one node, whatever its exit code is.

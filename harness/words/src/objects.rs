@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use http::{Method, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shakedown_core::{Answer, WaitError};
+use shakedown_core::{Answer, UndoStep, WaitError};
 use tokio::time::Instant;
 
 use crate::api::{ApiAnswer, ApiError, Ask, Patch};
@@ -47,6 +47,16 @@ impl ObjectRef {
             namespace: manifest["metadata"]["namespace"].as_str().map(str::to_owned),
             name: manifest["metadata"]["name"].as_str()?.to_owned(),
         })
+    }
+
+    /// The step that undoes its making.
+    pub fn deletion(&self) -> UndoStep {
+        UndoStep::DeleteObject {
+            api_version: self.api_version.clone(),
+            kind: self.kind.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
     }
 }
 

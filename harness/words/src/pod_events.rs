@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, UndoStep, WaitError, wait_for};
+use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, WaitError, wait_for};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
-use crate::objects::{ObjectRef, percent};
+use crate::objects::ObjectRef;
 use crate::platform::Platform;
+use crate::pods::{events_of, is_ready};
 
 /// How long the Pod may take to run, or the kubelet to say why not.
 const BUDGET: Duration = Duration::from_secs(90);
@@ -54,12 +55,7 @@ impl Probe<Platform> for Follows {
         manifest["metadata"]["name"] = Value::from(name.clone());
         manifest["metadata"]["namespace"] = Value::from(self.namespace);
         let object = ObjectRef::of(&manifest).ok_or_else(|| ObserveError::harness(format!("no Pod: {manifest}")))?;
-        cx.undo_afterwards(vec![UndoStep::DeleteObject {
-            api_version: "v1".to_owned(),
-            kind: "Pod".to_owned(),
-            namespace: Some(self.namespace.to_owned()),
-            name: name.clone(),
-        }])?;
+        cx.undo_afterwards(vec![object.deletion()])?;
         let answer = platform.create(&manifest).await.map_err(ObserveError::no_ground)?;
         if !answer.is_ok() {
             return Err(ObserveError::no_ground(format!("creating {object}: {}", answer.message())));
@@ -88,12 +84,8 @@ impl Probe<Platform> for Follows {
 impl Follows {
     async fn look(&self, platform: &Platform, object: &ObjectRef) -> Result<PodEvents, String> {
         let live = platform.get(object).await.map_err(|e| e.to_string())?.unwrap_or_default();
-        let mut conditions = live["status"]["conditions"].as_array().into_iter().flatten();
-        let ready = conditions.any(|c| c["type"] == "Ready" && c["status"] == "True");
-        let field = percent(&format!("involvedObject.name={}", object.name));
-        let path = format!("/api/v1/namespaces/{}/events?fieldSelector={field}", self.namespace);
-        let answer = crate::api::Ask::get(&path).send(platform.admin()).await.map_err(|e| e.to_string())?;
-        let events = answer.body["items"].as_array().cloned().unwrap_or_default();
+        let ready = is_ready(&live);
+        let events = events_of(platform, self.namespace, &object.name).await.map_err(|e| e.to_string())?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let warnings = events.iter().filter(|event| event["type"] == "Warning");
         let warnings = warnings.map(|event| format!("{}: {}", text(&event["reason"]), text(&event["message"])));

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, UndoStep, wait_for};
+use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, wait_for};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
 use crate::api::Ask;
@@ -147,12 +147,7 @@ impl Probe<Platform> for LookAtTokens {
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Tokens, ObserveError> {
         let name = cx.name("token-bearer");
         let object = ObjectRef::namespaced("v1", "Pod", self.namespace, &name);
-        cx.undo_afterwards(vec![UndoStep::DeleteObject {
-            api_version: "v1".to_owned(),
-            kind: "Pod".to_owned(),
-            namespace: Some(self.namespace.to_owned()),
-            name: name.clone(),
-        }])?;
+        cx.undo_afterwards(vec![object.deletion()])?;
         let made = platform.create(&self.pod(&name)).await.map_err(ObserveError::no_ground)?;
         if !made.is_ok() {
             return Err(ObserveError::no_ground(format!("creating {object}: {}", made.message())));

@@ -9,7 +9,8 @@ use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches,
 use shakedown_engine::{Cx, Expect, ObserveError, Probe};
 
 use crate::admission::{PodSecurity, pod_security};
-use crate::objects::ObjectRef;
+use crate::api::{ApiError, Ask};
+use crate::objects::{ObjectRef, percent};
 use crate::platform::Platform;
 use crate::undo::as_found;
 
@@ -158,7 +159,16 @@ fn why_pending(live: &Value, stuck: &BTreeMap<String, String>) -> String {
     unscheduled.filter_map(|c| c["message"].as_str()).next().map_or_else(|| format!("{stuck:?}"), str::to_owned)
 }
 
-fn is_ready(live: &Value) -> bool {
+/// A Pod's Events, as the API lists them.
+pub(crate) async fn events_of(platform: &Platform, namespace: &str, pod: &str) -> Result<Vec<Value>, ApiError> {
+    let field = percent(&format!("involvedObject.name={pod}"));
+    let path = format!("/api/v1/namespaces/{namespace}/events?fieldSelector={field}");
+    let mut answer = Ask::get(&path).send(platform.admin()).await?;
+    Ok(answer.body["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
+}
+
+/// Its condition Ready is true.
+pub(crate) fn is_ready(live: &Value) -> bool {
     let mut conditions = live["status"]["conditions"].as_array().into_iter().flatten();
     conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
 }

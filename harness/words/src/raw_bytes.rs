@@ -13,7 +13,7 @@ use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoSte
 use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sabotage, expect_fn};
 
 use crate::etcd;
-use crate::node_command::Which;
+use crate::node_command::{Which, first_control_plane};
 use crate::platform::Platform;
 
 /// What all encrypted values begin with.
@@ -254,7 +254,7 @@ impl Sabotage<Platform> for StoredInClear {
     }
 
     async fn prepare(&self, platform: &Platform) -> Result<Prepared<Self::Choice>, PlantError> {
-        let node = first_member(platform)?;
+        let node = first_control_plane(platform).map_err(PlantError::new)?;
         let held = etcd::change(platform, &node, &["get", CLEAR_KEY, "--count-only", "-w", "fields"]).await;
         let held = held.map_err(PlantError::new)?;
         if !held.stdout.contains("\"Count\" : 0") {
@@ -274,10 +274,6 @@ impl Sabotage<Platform> for StoredInClear {
             etcd::change(platform, node, &["get", CLEAR_KEY, "--print-value-only"]).await.map_err(PlantError::new)?;
         if back.stdout == CLEAR_VALUE { Ok(()) } else { Err(PlantError::new("the value did not come back as written")) }
     }
-}
-
-fn first_member(platform: &Platform) -> Result<String, PlantError> {
-    Which::FirstControlPlane.on(platform).pop().ok_or_else(|| PlantError::new("there is no control plane"))
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shakedown_core::{Answer, UndoStep};
+use shakedown_core::{Answer, wait_for};
 use shakedown_engine::{Cx, ObserveError};
 
-use crate::api::Ask;
 use crate::http_get::get_with;
-use crate::node_command::{Which, run, script};
-use crate::objects::{ObjectRef, percent};
+use crate::node_command::{first_control_plane, run, script};
+use crate::objects::ObjectRef;
 use crate::platform::Platform;
+use crate::pods::events_of;
 use crate::wire::node_address;
 
 /// Its port on every node.
@@ -31,8 +31,6 @@ const NAMESPACE: &str = "default";
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long the kubelet may take to tell of a pull.
 const TELLS: Duration = Duration::from_secs(10);
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(200);
 /// How long a node's command may take.
 const COMMAND: Duration = Duration::from_secs(15);
 
@@ -41,8 +39,7 @@ const COMMAND: Duration = Duration::from_secs(15);
 /// # Errors
 /// There is no control plane.
 pub async fn address(platform: &Platform) -> Result<String, ObserveError> {
-    let first = Which::FirstControlPlane.on(platform).pop();
-    let first = first.ok_or_else(|| ObserveError::no_ground("there is no control plane"))?;
+    let first = first_control_plane(platform).map_err(ObserveError::no_ground)?;
     Ok(format!("{}:{PORT}", node_address(platform, &first).await?))
 }
 
@@ -106,12 +103,7 @@ pub struct Pull {
 pub async fn pull(platform: &Platform, cx: &Cx, node: &str, stem: &str, image: &str) -> Result<Pull, ObserveError> {
     let name = cx.name(&format!("pull-{stem}-{node}"));
     let object = ObjectRef::namespaced("v1", "Pod", NAMESPACE, &name);
-    cx.undo_afterwards(vec![UndoStep::DeleteObject {
-        api_version: "v1".into(),
-        kind: "Pod".into(),
-        namespace: Some(NAMESPACE.into()),
-        name: name.clone(),
-    }])?;
+    cx.undo_afterwards(vec![object.deletion()])?;
     let begun = Instant::now();
     let answer = platform.create(&pod(&name, node, image)).await.map_err(ObserveError::no_ground)?;
     if !answer.is_ok() {
@@ -165,24 +157,21 @@ fn outcome(pod: &Value) -> Answer<Pull> {
 /// The first event of each reason, once there is one of the reason `due`: the kubelet tells of what it did afterwards.
 /// Where it never does, those that are there.
 async fn events(platform: &Platform, pod: &str, due: &str) -> Result<BTreeMap<String, String>, ObserveError> {
-    let mut first = BTreeMap::new();
-    let end = Instant::now() + TELLS;
-    while !first.contains_key(due) {
-        first = events_now(platform, pod).await?;
-        if Instant::now() >= end {
-            break;
+    let told = wait_for("the kubelet's word", TELLS, || async {
+        match events_now(platform, pod).await {
+            Ok(first) if !first.contains_key(due) => Answer::NotYet(format!("{first:?}")),
+            told => Answer::Ready(told),
         }
-        tokio::time::sleep(PAUSE).await;
+    });
+    match told.await {
+        Ok(told) => told,
+        Err(_) => events_now(platform, pod).await,
     }
-    Ok(first)
 }
 
 async fn events_now(platform: &Platform, pod: &str) -> Result<BTreeMap<String, String>, ObserveError> {
-    let field = percent(&format!("involvedObject.name={pod}"));
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/events?fieldSelector={field}");
-    let answer = Ask::get(&path).send(platform.admin()).await.map_err(ObserveError::no_ground)?;
     let mut first = BTreeMap::new();
-    for event in answer.body["items"].as_array().into_iter().flatten() {
+    for event in events_of(platform, NAMESPACE, pod).await.map_err(ObserveError::no_ground)? {
         if let (Some(reason), Some(message)) = (event["reason"].as_str(), event["message"].as_str()) {
             first.entry(reason.to_owned()).or_insert_with(|| message.to_owned());
         }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shakedown_core::{Finding, Judgement, Observation, Resource, Touches, UndoStep};
+use shakedown_core::{Finding, Judgement, Observation, Resource, Touches};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
-use crate::node_command::{Which, run};
+use crate::node_command::{first_control_plane, run};
+use crate::objects::ObjectRef;
 use crate::platform::Platform;
 
 const COMMAND: Duration = Duration::from_secs(120);
@@ -59,15 +60,9 @@ impl Probe<Platform> for Rewrites {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Rewrite, ObserveError> {
-        let node = Which::FirstControlPlane.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane"))?;
+        let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
         let name = cx.name("rewritten");
-        cx.undo_afterwards(vec![UndoStep::DeleteObject {
-            api_version: "v1".to_owned(),
-            kind: "Secret".to_owned(),
-            namespace: Some(NAMESPACE.to_owned()),
-            name: name.clone(),
-        }])?;
+        cx.undo_afterwards(vec![ObjectRef::namespaced("v1", "Secret", NAMESPACE, &name).deletion()])?;
         let own = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}});
         let answer = platform.create(&own).await.map_err(ObserveError::no_ground)?;
         if !answer.is_ok() {

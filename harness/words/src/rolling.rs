@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, UndoStep, wait_for};
+use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, wait_for};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
 use crate::node_command::Which;
@@ -61,12 +61,7 @@ pub fn all_at_once() -> Rolls {
 pub(crate) async fn namespace(platform: &Platform, cx: &Cx) -> Result<(String, ObjectRef), ObserveError> {
     let name = cx.name("shakedown-stream");
     let object = ObjectRef::cluster("v1", "Namespace", &name);
-    cx.undo_afterwards(vec![UndoStep::DeleteObject {
-        api_version: "v1".to_owned(),
-        kind: "Namespace".to_owned(),
-        namespace: None,
-        name: name.clone(),
-    }])?;
+    cx.undo_afterwards(vec![object.deletion()])?;
     let made = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
     let answer = platform.create(&made).await.map_err(ObserveError::no_ground)?;
     if answer.is_ok() { Ok((name, object)) } else { Err(ObserveError::no_ground(answer.message().to_owned())) }

@@ -30,7 +30,7 @@ use shakedown_engine::{Cx, Expect, ObserveError, Probe, WorldError, expect_fn};
 use crate::api::Ask;
 use crate::encryption_config::{FILE, MANIFEST};
 use crate::machine::FileFound;
-use crate::node_command::{Which, script};
+use crate::node_command::{Which, first_control_plane, script};
 use crate::objects::ObjectRef;
 use crate::platform::Platform;
 use crate::roll::{Streamed, roll, stream, with_argument};
@@ -154,7 +154,7 @@ async fn rewrite(platform: &Platform) -> Result<(), String> {
 
 /// Prefixes of all raw values, counted.
 async fn prefixes(platform: &Platform) -> Result<BTreeMap<String, usize>, String> {
-    let node = Which::FirstControlPlane.on(platform).pop().ok_or("there is no control plane")?;
+    let node = first_control_plane(platform).map_err(|none| none.to_string())?;
     let argv = crate::etcd::etcdctl(&["get", "/registry/secrets/", "--prefix", "-w", "json"]);
     let output = platform.machine(&node).map_err(|e| e.to_string())?.exec(&argv, &[], COMMAND).await;
     let output = output.map_err(|e| e.to_string())?;

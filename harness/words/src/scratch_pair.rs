@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shakedown_core::UndoStep;
 use shakedown_engine::{Cx, ObserveError};
 
-use crate::node_command::{Which, script};
+use crate::node_command::{last_control_plane, script};
 use crate::platform::Platform;
 
 /// Seconds after which the programs end by themselves.
@@ -104,8 +104,8 @@ impl Place {
     /// Of this observation: ports and folder of its own, so that several pairs may run side by side. That it is removed
     /// is on disk before anything is made.
     pub fn of(platform: &Platform, cx: &Cx) -> Result<Self, ObserveError> {
-        let node = Which::ControlPlanes.on(platform).pop();
-        let node = node.ok_or_else(|| ObserveError::no_ground("there is no control plane to borrow programs from"))?;
+        let node = last_control_plane(platform)
+            .map_err(|none| ObserveError::no_ground(format!("{none} to borrow programs from")))?;
         let number = cx.seed.derive(&format!("{}/{}/scratch", cx.check, cx.phase)).0;
         let etcd = 20_000 + (number % 4_000) as u16 * 3;
         let marker = format!("shakedown-{}", cx.name("marker"));

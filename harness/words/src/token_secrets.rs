@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shakedown_core::{Answer, Judgement, Observation, Resource, Touches, UndoStep, wait_for};
+use shakedown_core::{Answer, Judgement, Observation, Resource, Touches, wait_for};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
 use crate::objects::ObjectRef;
@@ -61,13 +61,7 @@ impl Probe<Platform> for NewAccount {
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<TokenSecrets, ObserveError> {
         let name = cx.name("newcomer");
         let of = |kind: &str| ObjectRef::namespaced("v1", kind, self.namespace, &name);
-        let undo = |kind: &str| UndoStep::DeleteObject {
-            api_version: "v1".to_owned(),
-            kind: kind.to_owned(),
-            namespace: Some(self.namespace.to_owned()),
-            name: name.clone(),
-        };
-        cx.undo_afterwards(vec![undo("ServiceAccount"), undo("Secret")])?;
+        cx.undo_afterwards(vec![of("ServiceAccount").deletion(), of("Secret").deletion()])?;
         let mut made = vec![json!({
             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": self.namespace},
         })];

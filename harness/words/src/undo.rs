@@ -75,12 +75,7 @@ pub async fn undo(platform: &Platform, step: &UndoStep) -> Result<(), WorldError
 pub async fn as_found(platform: &Platform, object: &ObjectRef) -> Result<UndoStep, String> {
     Ok(match platform.get(object).await.map_err(|e| e.to_string())? {
         Some(found) => UndoStep::RestoreObject { manifest: desired(&found) },
-        None => UndoStep::DeleteObject {
-            api_version: object.api_version.clone(),
-            kind: object.kind.clone(),
-            namespace: object.namespace.clone(),
-            name: object.name.clone(),
-        },
+        None => object.deletion(),
     })
 }
 

@@ -42,8 +42,7 @@ impl Component for ArgoCd {
     }
 
     fn version(&self, site: &Site) -> String {
-        let image = site.tools.image("argocd").unwrap_or_default();
-        image.rsplit_once(':').map_or_else(|| "unknown".to_owned(), |(_, tag)| tag.to_owned())
+        site.tools.tag("argocd").unwrap_or_else(|| "unknown".to_owned())
     }
 
     fn readiness(&self) -> &'static str {

@@ -37,8 +37,7 @@ impl Component for CoreDns {
     }
 
     fn version(&self, site: &Site) -> String {
-        let image = site.tools.image("coredns").unwrap_or_default();
-        image.rsplit_once(':').map_or_else(|| "unknown".to_owned(), |(_, tag)| tag.to_owned())
+        site.tools.tag("coredns").unwrap_or_else(|| "unknown".to_owned())
     }
 
     fn readiness(&self) -> &'static str {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use shakedown_core::{Answer, Capability};
 
 use super::kyverno_manifest::adapted;
+use crate::apply::condition_is_true;
 use crate::component::{Component, State, not_rolled_out};
 use crate::error::{Result, StackError};
 use crate::names;
@@ -54,8 +55,7 @@ impl Component for Kyverno {
     }
 
     fn version(&self, site: &Site) -> String {
-        let image = site.tools.image("kyverno").unwrap_or_default();
-        image.rsplit_once(':').map_or_else(|| "unknown".to_owned(), |(_, tag)| tag.to_owned())
+        site.tools.tag("kyverno").unwrap_or_else(|| "unknown".to_owned())
     }
 
     fn readiness(&self) -> &'static str {
@@ -222,7 +222,7 @@ async fn in_force(site: &Site) -> Result<Answer<()>> {
     for policy in policies()?.iter().filter(|object| object["kind"] == "ClusterPolicy") {
         let name = policy["metadata"]["name"].as_str().unwrap_or_default();
         match site.applier.get_value(policy).await? {
-            Some(live) if is_ready(&live) => {}
+            Some(live) if condition_is_true(&live, "Ready") => {}
             Some(_) => return Ok(Answer::NotYet(format!("{name} is not Ready"))),
             None => return Ok(Answer::NotYet(format!("{name} does not exist"))),
         }
@@ -235,11 +235,6 @@ async fn in_force(site: &Site) -> Result<Answer<()>> {
         None => Answer::Ready(()),
         Some(kind) => Answer::NotYet(format!("{name} does not ask about {kind}")),
     })
-}
-
-fn is_ready(policy: &Value) -> bool {
-    let conditions = policy["status"]["conditions"].as_array();
-    conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
 }
 
 fn asks_about(configuration: &Value, resource: &str) -> bool {
@@ -274,7 +269,7 @@ mod tests {
         assert!(!has_ready_endpoint(&json!({"endpoints": [{"conditions": {"ready": false}}]})));
         let asks = json!({"webhooks": [{"rules": [{"resources": ["pods", "pods/ephemeralcontainers"]}]}]});
         assert!(asks_about(&asks, "pods") && !asks_about(&asks, "deployments"));
-        assert!(is_ready(&json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})));
-        assert!(!is_ready(&json!({"status": {}})));
+        assert!(condition_is_true(&json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}), "Ready"));
+        assert!(!condition_is_true(&json!({"status": {}}), "Ready"));
     }
 }
