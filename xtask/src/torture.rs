@@ -47,12 +47,24 @@ pub struct TortureArgs {
     seed: Option<u64>,
 }
 
-/// A command that is killed once and then called again.
+/// Kills of one command in one voyage: what goes on after a kill is itself killed, before the last call is left alone.
+const IN_A_ROW: u32 = 3;
+
+/// A command that is killed and then called again.
 struct Victim {
     args: &'static [&'static str],
-    /// The moment of the kill is drawn from this span; it follows what the command is seen to take.
+    /// The moments of the kills are drawn from this span; it follows what the command is seen to take.
     span: Duration,
+    /// Whether the next call goes on where the killed one was; else it begins anew.
+    goes_on: bool,
     kills: u32,
+}
+
+impl Victim {
+    /// The span of the next kill, after `spent` in calls of this voyage that were killed.
+    fn ahead(&self, spent: Duration) -> Duration {
+        if self.goes_on { self.span.saturating_sub(spent) } else { self.span }
+    }
 }
 
 /// Kills each command as often as asked, checks that the next call succeeds, and takes everything down.
@@ -70,12 +82,11 @@ pub fn torture(args: &TortureArgs) -> Result<u8> {
     shell::say(format!("torture: seed {seed}; repeat with `cargo xtask torture --kills {} --seed {seed}`", args.kills));
     let mut moments = Moments(seed);
     let mut victims = [
-        Victim { args: &["up", "--name", NAME], span: Duration::from_secs(10), kills: 0 },
-        Victim { args: &["converge", "--name", NAME], span: Duration::from_secs(30), kills: 0 },
-        Victim { args: &RUN, span: Duration::from_secs(30), kills: 0 },
+        Victim { args: &["up", "--name", NAME], span: Duration::from_secs(10), goes_on: true, kills: 0 },
+        Victim { args: &["converge", "--name", NAME], span: Duration::from_secs(90), goes_on: true, kills: 0 },
+        Victim { args: &RUN, span: Duration::from_secs(60), goes_on: false, kills: 0 },
     ];
-    // A command may be done before its moment; such a voyage does not count, and more than two in a row say that
-    // the span is wrong.
+    // A command may be done before its moment; such a call does not count, and too many of them say that the span is wrong.
     for voyage in 1..=2 * args.kills {
         if victims.iter().all(|victim| victim.kills >= args.kills) {
             break;
@@ -83,7 +94,7 @@ pub fn torture(args: &TortureArgs) -> Result<u8> {
         shell::say(format!("torture: voyage {voyage}"));
         down(&binary, NAME)?;
         for victim in &mut victims {
-            interrupt(&binary, victim, moments.within(victim.span))?;
+            interrupt(&binary, victim, args.kills, &mut moments)?;
         }
         binary.as_root(&["status", "--name", NAME])?.check("the cluster after its last kill")?;
     }
@@ -98,39 +109,45 @@ pub fn torture(args: &TortureArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Starts the command, kills it at the moment, and runs it again to its end.
-fn interrupt(binary: &Binary, victim: &mut Victim, moment: Duration) -> Result<()> {
+/// Kills the command up to [`IN_A_ROW`] times, and then runs it to its end.
+fn interrupt(binary: &Binary, victim: &mut Victim, kills: u32, moments: &mut Moments) -> Result<()> {
     let line = victim.args.join(" ");
-    shell::say(format!("torture: `shakedown {line}` will be killed after {:.1} s", moment.as_secs_f64()));
+    let mut spent = Duration::ZERO;
+    for _ in 0..IN_A_ROW.min(kills.saturating_sub(victim.kills)) {
+        let moment = moments.within(victim.ahead(spent));
+        shell::say(format!("torture: `shakedown {line}` will be killed after {:.1} s", moment.as_secs_f64()));
+        if !kill_after(binary, victim.args, moment)? {
+            shell::say(format!("torture: `shakedown {line}` was done before its moment"));
+            break;
+        }
+        victim.kills += 1;
+        spent += moment;
+    }
+    let started = Instant::now();
+    binary.as_root(victim.args)?.check(&format!("`shakedown {line}` after its kill"))?;
+    let whole = started.elapsed() + if victim.goes_on { spent } else { Duration::ZERO };
+    // The last fifth is the likeliest to be missed: a call after a kill may have less to do.
+    victim.span = whole.mul_f64(0.8);
+    Ok(())
+}
+
+/// Starts the command and kills it at the moment; false when it had succeeded before.
+fn kill_after(binary: &Binary, args: &[&str], moment: Duration) -> Result<bool> {
     let started = Instant::now();
     let mut command = binary.root_command();
-    let mut child = command.args(victim.args).stdin(Stdio::null()).spawn().context("cannot start shakedown")?;
-    let ended = loop {
-        if let Some(status) = child.try_wait().context("cannot wait for shakedown")? {
-            break Some(status);
-        }
-        if started.elapsed() >= moment {
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    match ended {
-        None => {
-            child.kill().context("cannot kill shakedown")?;
-            child.wait().context("cannot wait for shakedown")?;
-            victim.kills += 1;
-        }
-        Some(status) if status.success() => {
-            shell::say(format!("torture: `shakedown {line}` was done before its moment"));
-        }
-        Some(status) => {
-            bail!("`shakedown {line}` failed by itself with exit code {}", shell::code_of(status));
+    let mut child = command.args(args).stdin(Stdio::null()).spawn().context("cannot start shakedown")?;
+    while started.elapsed() < moment {
+        match child.try_wait().context("cannot wait for shakedown")? {
+            Some(status) if status.success() => return Ok(false),
+            Some(status) => {
+                bail!("`shakedown {}` failed by itself with exit code {}", args.join(" "), shell::code_of(status));
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
         }
     }
-    binary.as_root(victim.args)?.check(&format!("`shakedown {line}` after its kill"))?;
-    // Both parts together are about what one uninterrupted call takes; its last fifth is the likeliest to be missed.
-    victim.span = started.elapsed().mul_f64(0.8);
-    Ok(())
+    child.kill().context("cannot kill shakedown")?;
+    child.wait().context("cannot wait for shakedown")?;
+    Ok(true)
 }
 
 fn down(binary: &Binary, name: &str) -> Result<()> {
@@ -227,6 +244,14 @@ mod tests {
         assert!(draw(7).iter().all(|moment| bounds.contains(moment)));
         // An empty span still gives a moment.
         assert_eq!(Moments(1).within(Duration::ZERO), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn a_call_that_goes_on_has_less_ahead_of_it() {
+        let victim = |goes_on| Victim { args: &[], span: Duration::from_secs(90), goes_on, kills: 0 };
+        assert_eq!(victim(true).ahead(Duration::from_secs(60)), Duration::from_secs(30));
+        assert_eq!(victim(true).ahead(Duration::from_secs(100)), Duration::ZERO);
+        assert_eq!(victim(false).ahead(Duration::from_secs(60)), Duration::from_secs(90));
     }
 
     #[test]
