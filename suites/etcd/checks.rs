@@ -4,13 +4,6 @@ use shakedown_core::Capability::{EtcdAccess, Nodes3cp, NodesExec};
 use shakedown_engine::{Check, check, finds};
 use shakedown_words::{Platform, etcd, etcd_faults, etcd_metrics, etcd_snapshot};
 
-/// An observation of the real platform, as it was recorded: good, or with the defect of the check's control.
-macro_rules! recorded {
-    ($name:literal) => {
-        include_str!(concat!("../../fixtures/recorded/etcd/etcd.", $name, ".json"))
-    };
-}
-
 /// The checks of this area.
 pub fn checks() -> Vec<Check<Platform>> {
     vec![
@@ -20,12 +13,6 @@ pub fn checks() -> Vec<Check<Platform>> {
             .observe(etcd::members())
             .expect(etcd::healthy(3))
             .sabotage(etcd_faults::a_follower_stopped(), finds("member-silent"))
-            .recorded("good", recorded!("three-members-follow-one-leader-with-the-same-data.good"), None)
-            .recorded(
-                "member-silent",
-                recorded!("three-members-follow-one-leader-with-the-same-data.member-silent"),
-                Some("member-silent"),
-            )
             .remedy("look at `etcdctl endpoint status` on each control plane and at the log of the member named"),
         check("etcd.a-snapshot-is-one-whole-database-file")
             .asserts(["ETCD-010", "ETCD-011", "ETCD-012", "ETCD-013"])
@@ -37,12 +24,6 @@ pub fn checks() -> Vec<Check<Platform>> {
                 etcd_snapshot::snapshot_without_key_flag(),
                 finds("save-failed"),
             )
-            .recorded("good", recorded!("a-snapshot-is-one-whole-database-file.good"), None)
-            .recorded(
-                "save-failed",
-                recorded!("a-snapshot-is-one-whole-database-file.save-failed"),
-                Some("save-failed"),
-            )
             .remedy("run the documented command by hand on the control plane and look at what it says"),
         check("etcd.every-member-publishes-the-documented-metrics")
             .asserts(["ETCD-039", "ETCD-040"])
@@ -53,12 +34,6 @@ pub fn checks() -> Vec<Check<Platform>> {
                 "the apiserver is scraped instead",
                 etcd_metrics::metrics_of_the_apiserver(),
                 finds("metric-missing"),
-            )
-            .recorded("good", recorded!("every-member-publishes-the-documented-metrics.good"), None)
-            .recorded(
-                "metric-missing",
-                recorded!("every-member-publishes-the-documented-metrics.metric-missing"),
-                Some("metric-missing"),
             )
             .remedy("look at --listen-metrics-urls in /etc/kubernetes/manifests/etcd.yaml"),
     ]

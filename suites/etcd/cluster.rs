@@ -177,10 +177,9 @@ fn without_etcd() -> Vec<Check<Platform>> {
             .expect(etcd_outsider::run_by_the_provider())
             .sabotage_recorded(
                 "the same look at a cluster of kubeadm's",
-                include_str!("../../fixtures/recorded/etcd/who-runs-etcd.kubeadm.json"),
+                include_str!("who-runs-etcd.kubeadm.json"),
                 finds("self-run"),
             )
-            .recorded("managed", include_str!("../../fixtures/recorded/etcd/who-runs-etcd.managed.json"), None)
             .remedy("leave etcd's backup to the provider, and back resources up with Velero"),
     ]
 }

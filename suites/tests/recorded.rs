@@ -8,7 +8,7 @@ use serde_json::Value;
 use shakedown_core::Judgement;
 
 /// Areas whose every check has both kinds.
-const COMPLETE: &[&str] = &["argocd", "cilium-values", "kyverno", "encryption", "psa", "rbac"];
+const COMPLETE: &[&str] = &["argocd", "cilium-values", "kyverno", "encryption", "etcd", "psa", "rbac"];
 
 fn judged(judgement: &Judgement) -> BTreeSet<&str> {
     match judgement {
