@@ -10,7 +10,8 @@ use shakedown_words::admitted::{allowed, denied, each};
 use shakedown_words::audit::{all_audited, audited, trail_of};
 use shakedown_words::change::{Shared, added, patched, shared};
 use shakedown_words::pods::{running, runs, stuck_for};
-use shakedown_words::{ObjectRef, Platform, fields, manifest, manifests, psa};
+use shakedown_words::psa_survey::survey;
+use shakedown_words::{ObjectRef, Platform, fields, manifest, manifests, psa, psa_survey};
 
 /// The documented namespace (PSA-020).
 pub(super) const RESTRICTED: &str = "psa-test";
@@ -47,6 +48,7 @@ const WEEK1: &str = "shakedown-psa-week1";
 /// All checks of this area but the table of levels.
 pub fn checks() -> Vec<Check<Platform>> {
     vec![
+        only_the_hardened_are_labelled(),
         privileged_pod_is_refused(),
         default_pod_is_refused(),
         compliant_pod_runs(),
@@ -83,6 +85,16 @@ fn modes() -> Shared {
         ],
     )
     .shown_by(psa::answers_in(&[OPEN, WARNS, WEEK5, PINNED, LATEST, AUDITS, WEEK1]))
+}
+
+fn only_the_hardened_are_labelled() -> Check<Platform> {
+    check("psa.no-namespace-is-labelled-but-those-of-the-exercise")
+        .asserts(["PSA-002"])
+        .observe(survey(&[RESTRICTED, "psa-privileged"], OPEN))
+        .with(fixture(modes()))
+        .expect(psa_survey::only_the_hardened_are_labelled())
+        .sabotage(psa::relabelled_silently("kube-public", "warn", Some("baseline")), finds("labelled"))
+        .remedy("find out who labelled the namespace, and whether its workloads are meant to be held to that level")
 }
 
 fn privileged_pod_is_refused() -> Check<Platform> {

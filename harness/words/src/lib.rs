@@ -69,6 +69,7 @@ pub mod pod_runs;
 pub mod pod_token;
 pub mod pods;
 pub mod psa;
+pub mod psa_survey;
 pub mod pull_failure;
 pub mod raw_bytes;
 pub mod registry;
