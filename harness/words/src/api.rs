@@ -86,18 +86,28 @@ pub struct Ask<'a> {
     path: &'a str,
     body: Option<&'a Value>,
     content_type: &'static str,
+    accept: &'static str,
     credentials: Credentials,
 }
+
+/// Of each object of a list its metadata alone: definitions with their schemas are megabytes.
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
 impl<'a> Ask<'a> {
     /// A request without a body.
     pub fn new(method: Method, path: &'a str) -> Self {
-        Self { method, path, body: None, content_type: "application/json", credentials: Credentials::default() }
+        let (content_type, accept) = ("application/json", "application/json");
+        Self { method, path, body: None, content_type, accept, credentials: Credentials::default() }
     }
 
     /// Reads.
     pub fn get(path: &'a str) -> Self {
         Self::new(Method::GET, path)
+    }
+
+    /// Lists, and of each object wants its metadata alone.
+    pub fn metadata(path: &'a str) -> Self {
+        Self { accept: METADATA, ..Self::get(path) }
     }
 
     /// Sends an object.
@@ -131,7 +141,7 @@ impl<'a> Ask<'a> {
         let mut request = Request::builder()
             .method(self.method.clone())
             .uri(self.path)
-            .header(http::header::ACCEPT, "application/json")
+            .header(http::header::ACCEPT, self.accept)
             .header(http::header::CONTENT_TYPE, self.content_type);
         if let Some(token) = &self.credentials.token {
             request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));

@@ -11,7 +11,7 @@ use shakedown_core::{Answer, wait_for};
 use shakedown_engine::{Fingerprint, WorldError};
 
 use crate::api::{ApiAnswer, Ask};
-use crate::objects::version_path;
+use crate::objects::{percent, version_path};
 use crate::platform::Platform;
 use crate::undo::desired;
 
@@ -58,6 +58,8 @@ const WRITTEN: &[&str] = &[
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Lists read at once.
 const AT_ONCE: usize = 8;
+/// Objects of an answer: definitions with their schemas are megabytes, and what was once held is not given back.
+const PAGE: usize = 20;
 
 /// What is read on a node: files by hash, firewall rules without counters, processes by role.
 const ON_NODE: &str = r#"
@@ -84,12 +86,22 @@ async fn of_api(platform: &Platform) -> Result<Fingerprint, WorldError> {
     let lists = collections(platform).await?;
     let read = futures::stream::iter(lists)
         .map(|(version, kind, path)| async move {
-            let answer = patiently(platform, &path).await?;
-            if !answer.is_ok() {
-                return Err(WorldError(format!("{path}: answered {}: {}", answer.code, answer.message())));
+            let mut hashes = Vec::new();
+            let mut page = format!("{path}?limit={PAGE}");
+            loop {
+                let answer = patiently(platform, &page).await?;
+                if !answer.is_ok() {
+                    return Err(WorldError(format!("{path}: answered {}: {}", answer.code, answer.message())));
+                }
+                let items = answer.body["items"].as_array().into_iter().flatten();
+                hashes.extend(items.map(|item| (name_of(&version, &kind, item), hash_of(item))));
+                match answer.body["metadata"]["continue"].as_str() {
+                    Some(token) if !token.is_empty() => {
+                        page = format!("{path}?limit={PAGE}&continue={}", percent(token));
+                    }
+                    _ => return Ok(hashes),
+                }
             }
-            let items = answer.body["items"].as_array().cloned().unwrap_or_default();
-            Ok(items.iter().map(|item| (name_of(&version, &kind, item), hash_of(item))).collect::<Vec<_>>())
         })
         .buffer_unordered(AT_ONCE)
         .try_collect::<Vec<_>>()

@@ -356,13 +356,32 @@ pub async fn is_cut_off(platform: &Platform) -> Result<bool, String> {
     }
 }
 
-/// Whether Kyverno has come to rest: its admission controllers are ready, one of them leads, and the sign of life by
-/// which the leader keeps the webhooks registered is fresh. (Where it is older than 100 s, the leader takes the webhooks
-/// for requests away until the next sign: everything is admitted meanwhile.)
+/// Whether Kyverno has come to rest: it [lives](lives), and its webhooks for requests are registered.
 ///
 /// # Errors
 /// The API does not answer.
 pub async fn at_rest(platform: &Platform) -> Result<shakedown_core::Answer<()>, String> {
+    use shakedown_core::Answer::{NotYet, Ready};
+    match lives(platform).await? {
+        Ready(()) => {}
+        other => return Ok(other),
+    }
+    let name = "kyverno-resource-validating-webhook-cfg";
+    let configuration = ObjectRef::cluster("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", name);
+    let webhooks = platform.get(&configuration).await.map_err(|e| e.to_string())?.unwrap_or_default();
+    if webhooks["webhooks"].as_array().is_none_or(Vec::is_empty) {
+        return Ok(NotYet("no webhook for requests is registered".to_owned()));
+    }
+    Ok(Ready(()))
+}
+
+/// Whether its admission controllers are ready, one of them leads, and the sign of life by which the leader keeps the
+/// webhooks registered is fresh. (Where it is older than 100 s, the leader takes the webhooks for requests away until the
+/// next sign: everything is admitted meanwhile.)
+///
+/// # Errors
+/// The API does not answer.
+pub async fn lives(platform: &Platform) -> Result<shakedown_core::Answer<()>, String> {
     use shakedown_core::Answer::{NotYet, Ready};
     let pods = platform.list("v1", "Pod", Some(NAMESPACE), Some(&Controller::Admission.selector())).await;
     let pods = pods.map_err(|e| e.to_string())?;
@@ -378,14 +397,8 @@ pub async fn at_rest(platform: &Platform) -> Result<shakedown_core::Answer<()>, 
         return Ok(NotYet(format!("{} leads, and is gone", leader["spec"]["holderIdentity"])));
     }
     let sign = &health["metadata"]["annotations"]["kyverno.io/last-request-time"];
-    let Some(age) = seconds_between(sign, &leader["spec"]["renewTime"]).filter(|age| *age < FRESH) else {
+    if seconds_between(sign, &leader["spec"]["renewTime"]).is_none_or(|age| age >= FRESH) {
         return Ok(NotYet(format!("the last sign of life is of {sign}")));
-    };
-    let name = "kyverno-resource-validating-webhook-cfg";
-    let configuration = ObjectRef::cluster("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", name);
-    let webhooks = platform.get(&configuration).await.map_err(|e| e.to_string())?.unwrap_or_default();
-    if webhooks["webhooks"].as_array().is_none_or(Vec::is_empty) {
-        return Ok(NotYet(format!("no webhook for requests is registered, the last sign of life is {age} s old")));
     }
     Ok(Ready(()))
 }

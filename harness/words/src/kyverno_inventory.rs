@@ -170,8 +170,9 @@ impl Probe<Platform> for Installation {
             let counts = (number(&deployment["spec"]["replicas"]), number(&deployment["status"]["readyReplicas"]));
             seen.deployments.insert(text(&deployment["metadata"]["name"]), counts);
         }
-        for definition in list("apiextensions.k8s.io/v1", "CustomResourceDefinition", None).await? {
-            defined(&definition, &mut seen);
+        let definitions = platform.list_metadata("apiextensions.k8s.io/v1", "CustomResourceDefinition").await;
+        for definition in definitions.map_err(ObserveError::no_ground)? {
+            defined(&definition["metadata"], &mut seen);
         }
         for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
             for configuration in list(REGISTRATION, kind, None).await? {
@@ -190,13 +191,14 @@ impl Probe<Platform> for Installation {
     }
 }
 
-fn defined(definition: &Value, seen: &mut Installed) {
-    let group = text(&definition["spec"]["group"]);
+/// A definition's name is its plural and its group.
+fn defined(metadata: &Value, seen: &mut Installed) {
+    let name = text(&metadata["name"]);
+    let Some((plural, group)) = name.split_once('.') else { return };
     if !group.ends_with("kyverno.io") && group != "wgpolicyk8s.io" {
         return;
     }
-    let plural = text(&definition["spec"]["names"]["plural"]);
-    let metadata = &definition["metadata"];
+    let (plural, group) = (plural.to_owned(), group.to_owned());
     let managers = metadata["managedFields"].as_array().into_iter().flatten();
     let applied = managers.filter(|m| m["operation"] == "Apply").map(|m| text(&m["manager"]));
     seen.appliers.insert(plural.clone(), applied.collect());
@@ -365,8 +367,7 @@ mod tests {
 
     fn installed() -> Installed {
         let definition = json!({
-            "metadata": {"managedFields": [{"manager": "shakedown", "operation": "Apply"}]},
-            "spec": {"group": "kyverno.io", "names": {"plural": "policies"}},
+            "name": "policies.kyverno.io", "managedFields": [{"manager": "shakedown", "operation": "Apply"}],
         });
         let mut seen = Installed {
             deployments: Controller::ALL.iter().map(|c| (c.deployment().name, (1, 1))).collect(),

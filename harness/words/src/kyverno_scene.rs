@@ -14,7 +14,7 @@ use shakedown_engine::{Cx, ObserveError, Probe};
 
 use crate::api::{ApiAnswer, Ask, Patch};
 use crate::identity::Identity;
-use crate::kyverno::{Controller, at_rest, cut_off, is_cut_off};
+use crate::kyverno::{Controller, at_rest, cut_off, is_cut_off, lives};
 use crate::kyverno_await::Await;
 use crate::objects::{ObjectRef, version_path};
 use crate::platform::Platform;
@@ -22,8 +22,10 @@ use crate::undo::as_found;
 
 /// How long Kyverno gets to come to rest before a scene begins.
 const RESTING: Duration = Duration::from_secs(30);
+/// Left at least for what follows a wait that is in vain: requests to every apiserver, on a busy machine.
+const ROOM: Duration = Duration::from_secs(2);
 /// How long the ground of a scene may take to settle.
-const SETTLING: Duration = Duration::from_secs(60);
+const SETTLING: Duration = Duration::from_secs(90);
 
 /// What was seen of one thing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,8 +203,15 @@ impl Probe<Platform> for Scene {
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<SceneSeen, ObserveError> {
         rested(platform, cx).await;
+        // Webhooks that are gone are for the judge; where Kyverno itself is gone there is nothing to judge.
+        match lives(platform).await {
+            Ok(Answer::NotYet(why) | Answer::Never(why)) | Err(why) => {
+                return Err(ObserveError::no_ground(format!("Kyverno does not work: {why}")));
+            }
+            Ok(Answer::Ready(())) => {}
+        }
         // Room for the acts that follow a wait that is in vain.
-        let end = Instant::now() + cx.budget.mul_f32(0.8);
+        let end = Instant::now() + cx.budget - (cx.budget / 5).max(ROOM).min(cx.budget / 2);
         let mut facts = BTreeMap::new();
         // As found is how it was before the first change.
         let mut changed = BTreeSet::new();
@@ -376,7 +385,7 @@ fn millis(since: Instant) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::FakeApi;
+    use crate::testing::{FakeApi, living_kyverno};
     use serde_json::json;
     use shakedown_core::{Event, Seed};
     use std::sync::Arc;
@@ -389,10 +398,14 @@ mod tests {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "n"}, "data": {"k": "v"}})
     }
 
+    fn world() -> Platform {
+        Platform::for_test(FakeApi::with(living_kyverno().into_iter().chain([map("there")])).client(), vec![])
+    }
+
     #[tokio::test]
     async fn facts_are_kept_by_name() {
         tokio::time::pause();
-        let platform = Platform::for_test(FakeApi::with([map("there")]).client(), vec![]);
+        let platform = world();
         let object = |name| ObjectRef::namespaced("v1", "ConfigMap", "n", name);
         let seen = scene()
             .trying("dry", map("new"))
@@ -411,8 +424,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_kyverno_there_is_no_ground() {
+        tokio::time::pause();
+        let [pod, leader, mut health] = living_kyverno();
+        health["metadata"]["annotations"]["kyverno.io/last-request-time"] = json!("2025-12-31T23:00:00.000000Z");
+        for objects in [vec![], vec![pod, leader, health]] {
+            let platform = Platform::for_test(FakeApi::with(objects).client(), vec![]);
+            let seen = scene().trying("dry", map("new")).observe(&platform, &cx()).await;
+            assert!(matches!(seen, Err(ObserveError::NoGround(why)) if why.contains("Kyverno does not work")));
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_there_is_not_ours() {
-        let platform = Platform::for_test(FakeApi::with([map("there")]).client(), vec![]);
+        let platform = world();
         let seen = scene().making(map("there")).observe(&platform, &cx()).await;
         assert!(matches!(seen, Err(ObserveError::NoGround(why)) if why.contains("not ours")));
     }

@@ -84,6 +84,15 @@ pub fn version_path(api_version: &str) -> String {
 }
 
 /// What a failed answer says, as an error.
+/// The objects of an answered list.
+fn items(path: &str, mut answer: ApiAnswer) -> Result<Vec<Value>, ApiError> {
+    match answer.body.get_mut("items").map(Value::take) {
+        _ if !answer.is_ok() => Err(refused(&Method::GET, path, &answer)),
+        Some(Value::Array(items)) => Ok(items),
+        _ => Ok(Vec::new()),
+    }
+}
+
 pub(crate) fn refused(method: &Method, path: &str, answer: &ApiAnswer) -> ApiError {
     let said = if answer.message().is_empty() { answer.body.to_string() } else { answer.message().to_owned() };
     ApiError { method: method.to_string(), path: path.to_owned(), why: format!("answered {}: {said}", answer.code) }
@@ -187,11 +196,16 @@ impl Platform {
             path.push_str("?labelSelector=");
             path.push_str(&percent(selector));
         }
-        let answer = Ask::get(&path).send(self.admin()).await?;
-        if !answer.is_ok() {
-            return Err(refused(&Method::GET, &path, &answer));
-        }
-        Ok(answer.body["items"].as_array().cloned().unwrap_or_default())
+        items(&path, Ask::get(&path).send(self.admin()).await?)
+    }
+
+    /// Of all objects of a kind in the cluster the metadata.
+    ///
+    /// # Errors
+    /// No answer or a refusal.
+    pub async fn list_metadata(&self, api_version: &str, kind: &str) -> Result<Vec<Value>, ApiError> {
+        let path = self.collection(api_version, kind, None).await?;
+        items(&path, Ask::metadata(&path).send(self.admin()).await?)
     }
 
     /// Creates the object; the answer as it comes.

@@ -147,13 +147,16 @@ impl Place {
         script(platform, &self.node, &text, PHASE).await.map(drop).map_err(ObserveError::no_ground)
     }
 
-    /// Starts etcd on a data directory.
+    /// Starts etcd on a data directory, and waits for its answer: an apiserver gives up on an etcd that is not there.
     pub fn start_etcd(&self, data: &str) -> String {
         format!(
             "setsid timeout {LIFE} {folder}/etcd --data-dir={data} --listen-client-urls=http://127.0.0.1:{client} \
              --advertise-client-urls=http://127.0.0.1:{client} --listen-peer-urls=http://127.0.0.1:{peer} \
              --initial-advertise-peer-urls=http://127.0.0.1:{peer} --initial-cluster=default=http://127.0.0.1:{peer} \
-             --unsafe-no-fsync >etcd.log 2>&1 </dev/null &\n",
+             --unsafe-no-fsync >etcd.log 2>&1 </dev/null & p=$!\n\
+             n=0; until curl -s -m 5 --noproxy '*' http://127.0.0.1:{client}/health | grep -q true; do n=$((n+1)); \
+             if [ $n -gt {TURNS} ] || ! kill -0 $p 2>/dev/null; then echo 'etcd does not answer' >&2; tail -n 5 etcd.log >&2; exit 1; fi; \
+             sleep 0.25; done\n",
             folder = self.folder,
             client = self.etcd,
             peer = self.etcd + 1,

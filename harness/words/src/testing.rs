@@ -22,7 +22,25 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("v1", "Pod", "pods"),
     ("v1", "ConfigMap", "configmaps"),
     ("argoproj.io/v1alpha1", "Application", "applications"),
+    ("coordination.k8s.io/v1", "Lease", "leases"),
 ];
+
+/// A Kyverno that lives: its admission controller is ready and leads, and its sign of life is two seconds old.
+pub(crate) fn living_kyverno() -> [Value; 3] {
+    let lease = |name: &str, annotations: Value, spec: Value| {
+        let metadata = json!({"name": name, "namespace": "kyverno", "annotations": annotations});
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec})
+    };
+    let at = |second: u8| format!("2026-01-01T00:00:{second:02}.000000Z");
+    [
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "admission", "namespace": "kyverno"},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        }),
+        lease("kyverno", json!({}), json!({"holderIdentity": "admission", "renewTime": at(12)})),
+        lease("kyverno-health", json!({"kyverno.io/last-request-time": at(10)}), json!({})),
+    ]
+}
 
 /// The codes that a judge found; none for a pass, and the whole of a judgement that is neither.
 pub(crate) fn codes(judged: Judgement) -> Vec<String> {
