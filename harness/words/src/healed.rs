@@ -21,6 +21,9 @@ impl Expect<AppSeen> for SyncedAndHealthy {
         let Some(app) = &seen.app else {
             return Judgement::fail("application-missing", &seen.name, "it does not exist");
         };
+        if app.sync == "Unknown" {
+            return Judgement::Inconclusive(format!("the Application could not be compared: {:?}", app.conditions));
+        }
         let mut findings = vec![];
         let mut expect = |code: &str, holds: bool, message: String| {
             if !holds {
@@ -175,6 +178,7 @@ mod tests {
         assert_eq!(judge(Some(app())), "pass");
         assert_eq!(judge(None), "application-missing");
         assert_eq!(judge(Some(App { sync: "OutOfSync".into(), ..app() })), "not-synced");
+        assert_eq!(judge(Some(App { sync: "Unknown".into(), ..app() })), "inconclusive");
         assert_eq!(judge(Some(App { health: "Degraded".into(), ..app() })), "not-healthy");
         assert_eq!(judge(Some(App { last_revision: "main".into(), ..app() })), "revision-differs");
         assert_eq!(judge(Some(App { resources: vec![], ..app() })), "no-resources");

@@ -50,6 +50,7 @@ pub mod kyverno_reports;
 pub mod kyverno_restart;
 pub mod kyverno_scene;
 pub mod lockout;
+mod lost_nodes;
 pub mod machine;
 pub mod maglev;
 pub mod maglev_change;

@@ -19,6 +19,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("apps/v1", "Deployment", "deployments"),
     ("apps/v1", "DaemonSet", "daemonsets"),
     ("v1", "Namespace", "namespaces"),
+    ("v1", "Node", "nodes"),
     ("v1", "Pod", "pods"),
     ("v1", "ConfigMap", "configmaps"),
     ("argoproj.io/v1alpha1", "Application", "applications"),
@@ -146,7 +147,7 @@ fn answer(state: &mut State, method: &Method, path: &str, body: Value) -> (u16, 
         if path == version_path(version) {
             let kinds = KINDS.iter().filter(|(v, ..)| v == version);
             let list: Vec<_> = kinds
-                .map(|(_, kind, plural)| json!({"name": plural, "kind": kind, "namespaced": *kind != "Namespace"}))
+                .map(|(_, kind, plural)| json!({"name": plural, "kind": kind, "namespaced": !matches!(*kind, "Namespace" | "Node")}))
                 .collect();
             return (200, json!({"resources": list}), vec![]);
         }

@@ -9,11 +9,14 @@ use serde_json::{Map, Value, json};
 use shakedown_core::UndoStep;
 use shakedown_engine::WorldError;
 
+use crate::lost_nodes::let_go;
 use crate::objects::{ObjectRef, refused};
 use crate::platform::Platform;
 
 /// How long an object may take to go, or to make room for its predecessor.
 const GONE_BUDGET: Duration = Duration::from_secs(60);
+/// How long kubelets get to say that their Pods have ended, before it is asked which of them are still there.
+const KUBELETS: Duration = Duration::from_secs(20);
 /// How long a command that undoes something may take.
 const COMMAND_BUDGET: Duration = Duration::from_secs(120);
 /// Others write to the same object at the same time (its controller, Argo CD): so often is a conflict read anew.
@@ -40,7 +43,7 @@ pub async fn undo(platform: &Platform, step: &UndoStep) -> Result<(), WorldError
                 namespace: namespace.clone(),
                 name: name.clone(),
             };
-            platform.delete_and_wait(&object, GONE_BUDGET).await.map_err(|why| failed(format!("{object}: {why}")))
+            gone(platform, &object).await.map_err(|why| failed(format!("{object}: {why}")))
         }
         UndoStep::RestoreFile { node, path, content, mode } => {
             let bytes = STANDARD.decode(content).map_err(|e| failed(format!("journal: content of {path}: {e}")))?;
@@ -129,6 +132,13 @@ fn merged(found: &Value, live: &Value) -> Value {
         }
     }
     Value::Object(fields)
+}
+
+async fn gone(platform: &Platform, object: &ObjectRef) -> Result<(), String> {
+    if object.kind == "Namespace" && platform.delete_and_wait(object, KUBELETS).await.is_err() {
+        let_go(platform, &object.name).await.map_err(|e| e.to_string())?;
+    }
+    platform.delete_and_wait(object, GONE_BUDGET).await
 }
 
 async fn restore(platform: &Platform, found: &Value) -> Result<(), WorldError> {
