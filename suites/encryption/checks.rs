@@ -11,7 +11,8 @@ use shakedown_engine::{Check, Tag, check, finds, fixture};
 use shakedown_words::change::{Change, added};
 use shakedown_words::node_command::{OnNodes, Which, each_node, shell};
 use shakedown_words::{
-    Platform, anchored_patch, audited_reads, encryption_config, pod_events, raw_bytes, rewritten, secret_read, symmetry,
+    Platform, anchored_patch, audited_reads, encryption_config, key_search, pod_events, raw_bytes, rewritten,
+    secret_read, symmetry,
 };
 
 /// What every Secret's raw value begins with (ENC-058).
@@ -50,6 +51,7 @@ pub fn checks() -> Vec<Check<Platform>> {
         volume_of_type_file(),
         rewriting_replaces_every_secret(),
         kinds_of_secrets(),
+        key_stays_where_it_belongs(),
         key_in_the_cloud(),
     ]
 }
@@ -78,7 +80,8 @@ fn every_read_is_audited() -> Check<Platform> {
 }
 
 /// The documented command with these certificate and key, and without any.
-const ETCDCTL: &str = r#"c=$(command -v etcdctl) || c=/proc/$(pgrep -xo etcd)/root/usr/local/bin/etcdctl
+const ETCDCTL: &str = r#"pgrep -xo etcd >/dev/null || { echo "no member runs here"; exit 75; }
+c=$(command -v etcdctl) || c=/proc/$(pgrep -xo etcd)/root/usr/local/bin/etcdctl
 p=/etc/kubernetes/pki/etcd
 get() { "$c" --endpoints=https://127.0.0.1:2379 --dial-timeout=2s --command-timeout=2s "$@" get /registry/secrets/storage-demo/super-password; }
 echo "with: $(get --cacert=$p/ca.crt --cert=CERTIFICATE.crt --key=CERTIFICATE.key 2>/dev/null | head -n 1)"
@@ -122,6 +125,16 @@ fn anchor_of_every_apiserver() -> Check<Platform> {
             finds("no-error"),
         )
         .remedy("take an anchor that every apiserver has: --tls-private-key-file")
+}
+
+fn key_stays_where_it_belongs() -> Check<Platform> {
+    check("encryption.the-key-is-nowhere-but-in-its-file-and-beside-the-backups")
+        .asserts(["ENC-063"])
+        .needs([NodesExec, EtcdAccess])
+        .observe(key_search::key_everywhere())
+        .expect(key_search::only_beside_the_backups())
+        .sabotage(key_search::copied_by_mistake(), finds("key-found"))
+        .remedy("delete the copy, and rotate the key: whoever had the copy has it still")
 }
 
 fn volume_of_type_file() -> Check<Platform> {

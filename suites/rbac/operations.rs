@@ -285,6 +285,7 @@ fn refusal_names_the_rule() -> Check<Platform> {
 /// Asks as somebody new who may do everything, and prints what the audit log of the same control plane says of it.
 const CAN_I: &str = r#"who=shakedown-asks-$(cat /proc/sys/kernel/random/uuid)
 own=$(tr '\0' '\n' < /proc/$(pgrep -xo kube-apiserver)/cmdline | sed -n 's/^--advertise-address=//p')
+kubectl --kubeconfig /etc/kubernetes/admin.conf --server=https://$own:6443 get --raw /readyz >/dev/null || exit 75
 k() { kubectl --kubeconfig /etc/kubernetes/admin.conf --server=https://$own:6443 --as=$who --as-group=system:masters "$@"; }
 echo "can-i says $(k auth can-i create deployments.apps -n default)"
 HOOK

@@ -30,7 +30,7 @@ fn header(table: &str) -> Vec<String> {
 
 /// On every node the table's header has each of these columns and none of those, and one row: that of the endpoint asked.
 pub fn header_has(columns: &'static [&'static str], not: &'static [&'static str]) -> impl Expect<Commanded> {
-    each_node(3, move |node, ran| {
+    let judge = each_node(3, move |node, ran| {
         let cells = header(&ran.stdout);
         let has = |column: &&&str| cells.iter().any(|cell| cell == **column);
         let mut found: Vec<Finding> = columns
@@ -44,6 +44,10 @@ pub fn header_has(columns: &'static [&'static str], not: &'static [&'static str]
             found.push(Finding::new("rows", node, format!("{rows} rows for one endpoint")));
         }
         found
+    });
+    expect_fn(move |seen: &Commanded| match seen.nodes.iter().find(|(_, ran)| !ran.ok()) {
+        Some((node, ran)) => Judgement::Inconclusive(format!("the member on {node} gives no status: {}", ran.brief())),
+        None => judge.judge(seen),
     })
 }
 
@@ -344,6 +348,9 @@ mod tests {
         let nodes: BTreeMap<_, _> = ["a", "b", "c"].map(|n| (n.to_owned(), ran.clone())).into();
         let seen = Commanded { command: String::new(), nodes };
         assert_eq!(codes(header_has(&["IS LEADER"], &["LEADER"]).judge(&seen)), Vec::<String>::new());
+        let mut silent = seen.clone();
+        silent.nodes.insert("c".to_owned(), Ran { code: 1, ..Ran::default() });
+        assert!(matches!(header_has(&["IS LEADER"], &[]).judge(&silent), Judgement::Inconclusive(_)));
         assert_eq!(codes(header_has(&["DB SIZE"], &[]).judge(&seen)), ["column-missing"; 3]);
         assert_eq!(codes(header_has(&[], &["ENDPOINT"]).judge(&seen)), ["as-documented"; 3]);
     }

@@ -10,6 +10,7 @@ use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 use crate::change::Signal;
 use crate::kyverno::{Controller, NAMESPACE, POLICIES, POLICY, is_ready};
 use crate::kyverno_scene::rested;
+use crate::lost_nodes::none_stranded;
 use crate::platform::Platform;
 
 const REGISTRATION: &str = "admissionregistration.k8s.io/v1";
@@ -161,6 +162,7 @@ impl Probe<Platform> for Installation {
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Installed, ObserveError> {
         rested(platform, cx).await;
+        none_stranded(platform, NAMESPACE).await.map_err(ObserveError::no_ground)?;
         let mut seen = Installed::default();
         let list = |version: &'static str, kind: &'static str, ns: Option<&'static str>| async move {
             platform.list(version, kind, ns, None).await.map_err(ObserveError::no_ground)

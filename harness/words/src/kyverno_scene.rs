@@ -14,14 +14,15 @@ use shakedown_engine::{Cx, ObserveError, Probe};
 
 use crate::api::{ApiAnswer, Ask, Patch};
 use crate::identity::Identity;
-use crate::kyverno::{Controller, at_rest, cut_off, is_cut_off, lives};
+use crate::kyverno::{Controller, NAMESPACE, at_rest, cut_off, is_cut_off, lives};
 use crate::kyverno_await::Await;
+use crate::lost_nodes::none_stranded;
 use crate::objects::{ObjectRef, version_path};
 use crate::platform::Platform;
 use crate::undo::as_found;
 
 /// How long Kyverno gets to come to rest before a scene begins.
-const RESTING: Duration = Duration::from_secs(30);
+const RESTING: Duration = Duration::from_secs(60);
 /// Left at least for what follows a wait that is in vain: requests to every apiserver, on a busy machine.
 const ROOM: Duration = Duration::from_secs(2);
 /// How long the ground of a scene may take to settle.
@@ -208,7 +209,7 @@ impl Probe<Platform> for Scene {
             Ok(Answer::NotYet(why) | Answer::Never(why)) | Err(why) => {
                 return Err(ObserveError::no_ground(format!("Kyverno does not work: {why}")));
             }
-            Ok(Answer::Ready(())) => {}
+            Ok(Answer::Ready(())) => none_stranded(platform, NAMESPACE).await.map_err(ObserveError::no_ground)?,
         }
         // Room for the acts that follow a wait that is in vain.
         let end = Instant::now() + cx.budget - (cx.budget / 5).max(ROOM).min(cx.budget / 2);
@@ -284,6 +285,8 @@ async fn play(
                 platform.delete_and_wait(&object, SETTLING).await.map_err(ObserveError::no_ground)?;
             }
             connected(platform, cx, true).await?;
+            // Whoever looks next finds it alive: its sign of life was cut off, too.
+            rested(platform, cx).await;
         }
     }
     Ok(())
@@ -308,7 +311,7 @@ async fn connected(platform: &Platform, cx: &Cx, wanted: bool) -> Result<(), Obs
 
 /// Lets Kyverno come to rest after whatever was done to it before. That it does not is for the judge.
 pub(crate) async fn rested(platform: &Platform, cx: &Cx) {
-    let _ = wait_for("Kyverno to come to rest", RESTING.min(cx.budget / 3), || async {
+    let _ = wait_for("Kyverno to come to rest", RESTING.min(cx.budget / 2), || async {
         match at_rest(platform).await {
             Ok(Answer::NotYet(last)) | Err(last) => {
                 cx.waiting("Kyverno to come to rest", last.clone());

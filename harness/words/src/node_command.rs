@@ -165,7 +165,11 @@ impl Probe<Platform> for OnNodes {
     }
 }
 
-/// Judges each node for itself; the number of nodes must be at least `at_least`.
+/// A script ends with this where its node lacks what it is about, and has said what is missing (`EX_TEMPFAIL`).
+pub const NO_GROUND: i32 = 75;
+
+/// Judges each node for itself; the number of nodes must be at least `at_least`, and each must have had ground
+/// ([`NO_GROUND`]).
 pub fn each_node(
     at_least: usize,
     judge: impl Fn(&str, &Ran) -> Vec<Finding> + Send + Sync + 'static,
@@ -173,6 +177,9 @@ pub fn each_node(
     expect_fn(move |seen: &Commanded| {
         if seen.nodes.len() < at_least {
             return Judgement::Inconclusive(format!("{} nodes were asked, {at_least} are expected", seen.nodes.len()));
+        }
+        if let Some((node, ran)) = seen.nodes.iter().find(|(_, ran)| ran.code == NO_GROUND) {
+            return Judgement::Inconclusive(format!("{node}: {}", ran.brief()));
         }
         Judgement::from_findings(seen.nodes.iter().flat_map(|(node, ran)| judge(node, ran)).collect())
     })
@@ -247,6 +254,13 @@ mod tests {
     fn too_few_nodes_are_no_answer() {
         assert!(matches!(says(5, "x", &[]).judge(&seen(&[("a", 0, "")])), Judgement::Inconclusive(_)));
         assert!(matches!(says_the_same(1, "x").judge(&seen(&[("a", 0, "")])), Judgement::Inconclusive(_)));
+    }
+
+    #[test]
+    fn a_node_without_ground_is_no_answer() {
+        let judged =
+            says(2, "x", &["hello"]).judge(&seen(&[("a", 0, "hello"), ("b", NO_GROUND, "no member runs here")]));
+        assert!(matches!(judged, Judgement::Inconclusive(why) if why.starts_with("b: exit code 75, said: no member")));
     }
 
     #[test]
