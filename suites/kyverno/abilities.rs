@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shakedown_core::Capability::{Kyverno, RegistryHttp};
+use shakedown_core::Capability::Kyverno;
 use shakedown_engine::{Check, Tag, check, finds, fixture};
 use shakedown_words::kyverno::{Controller, DEMO, LABEL, pod, requests, scaled_to_zero, within};
 use shakedown_words::kyverno_await::Await;
@@ -18,6 +18,10 @@ use super::kyverno_scenes::in_scenes;
 const ACTED: Duration = Duration::from_secs(180);
 /// A schedule of a minute, and its run.
 const SCHEDULED: Duration = Duration::from_secs(100);
+/// All schedules are of the same minute: where one of them has run, the others are about to.
+const SAME_MINUTE: Duration = Duration::from_secs(45);
+/// A whole minute in vain, and a little more.
+const IN_VAIN: Duration = Duration::from_secs(70);
 /// A policy is in force within seconds.
 const SETTLED: Duration = Duration::from_secs(30);
 /// Long enough for what a running controller does at once.
@@ -32,7 +36,6 @@ pub fn checks() -> Vec<Check<Platform>> {
         objects_are_generated(),
         generation_needs_the_background_controller(),
         existing_pods_are_mutated(),
-        unsigned_images_are_refused(),
         due_objects_are_deleted(),
         exception_exempts_a_namespace(),
     ]
@@ -235,6 +238,7 @@ fn generation_needs_the_background_controller() -> Check<Platform> {
     check("kyverno.background-controller-generates-and-does-not-scan")
         .contradicts(["KYV-020"])
         .needs([Kyverno])
+        .tag(Tag::Slow)
         .within(Duration::from_secs(600))
         .observe(asked(true))
         .with(fixture(stage()))
@@ -277,32 +281,6 @@ fn existing_pods_are_mutated() -> Check<Platform> {
         .remedy("the background controller needs the right to update Pods: an aggregated ClusterRole gives it")
 }
 
-fn unsigned_images_are_refused() -> Check<Platform> {
-    /// The documented demo image by its documented name in the cluster (REG-022, REG-030).
-    const UNSIGNED: &str = "harbor.harbor:30002/bootcamp/nginx:1.27-alpine";
-    let asked = |images: &str| {
-        let mut made = manifest!("signed.yaml");
-        made["spec"]["rules"][0]["verifyImages"][0]["imageReferences"] = json!([images]);
-        scene()
-            .making(made)
-            .all_in_force("shakedown-signed-ground")
-            .trying("unsigned", within(SCENES, pod("signed-a", UNSIGNED, requests())))
-            .trying("elsewhere", in_scenes("signed-b"))
-    };
-    check("kyverno.unsigned-images-are-refused")
-        .asserts(["KYV-008", "KYV-058"])
-        .needs([Kyverno, RegistryHttp])
-        .within(Duration::from_secs(150))
-        .observe(asked("harbor.harbor:30002/*"))
-        .with(fixture(stage()))
-        .expect(facts(vec![
-            ("unsigned", refused(&["shakedown-signed", "failed to verify image", "no signatures found"])),
-            ("elsewhere", admitted()),
-        ]))
-        .sabotage_input("the rule is about another registry", asked("registry.example/*"), finds("not-refused"))
-        .remedy("sign the image with the key whose public half the policy names")
-}
-
 fn due_objects_are_deleted() -> Check<Platform> {
     let staged = |index: usize| manifests!("cleanup.yaml").into_iter().nth(index).unwrap_or_default();
     let job = |name: &str| ObjectRef::namespaced("batch/v1", "Job", SCENES, name);
@@ -317,16 +295,18 @@ fn due_objects_are_deleted() -> Check<Platform> {
             .making(staged(3))
             .making(staged(4))
             .making(staged(5));
-        let watched = if running {
-            due.depending_on(Controller::Cleanup)
+        let (watched, first, second) = if running {
+            (due.depending_on(Controller::Cleanup), SCHEDULED, SAME_MINUTE)
         } else {
-            due.bending(Controller::Cleanup)
+            let stopped = due
+                .bending(Controller::Cleanup)
                 .changing(Controller::Cleanup.deployment(), json!({"spec": {"replicas": 0}}))
-                .once(Await::Down(Controller::Cleanup))
+                .once(Await::Down(Controller::Cleanup));
+            (stopped, IN_VAIN, QUIET)
         };
         watched
-            .seeing("old-job-gone", Await::Gone(job("cleanup-old")), SCHEDULED)
-            .seeing("completed-pod-gone", Await::Gone(named("cleanup-completed")), SCHEDULED)
+            .seeing("old-job-gone", Await::Gone(job("cleanup-old")), first)
+            .seeing("completed-pod-gone", Await::Gone(named("cleanup-completed")), second)
             .reading("younger-job", job("cleanup-young"), "/metadata/name")
             .reading("running-pod", named("cleanup-running"), "/metadata/name")
     };

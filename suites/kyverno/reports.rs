@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shakedown_core::Capability::{Cilium, Kyverno};
 use shakedown_engine::{Check, check, finds, fixture};
-use shakedown_words::kyverno::{Controller, LABEL, bent, pod, policy, scaled_to_zero, within};
+use shakedown_words::kyverno::{Controller, LABEL, bent, pod, policy, within};
 use shakedown_words::kyverno_await::Await;
 use shakedown_words::kyverno_facts::{Want, admitted, facts, refused};
 use shakedown_words::kyverno_reports::{
@@ -149,18 +149,26 @@ fn audit_then_enforce() -> Check<Platform> {
 }
 
 fn reports_controller_reports() -> Check<Platform> {
-    let broken = ObjectRef::namespaced("v1", "Pod", LATER, "unscanned");
+    let broken = || ObjectRef::namespaced("v1", "Pod", LATER, "unscanned");
+    let asked = |stopped: bool| {
+        let begun = if stopped {
+            scene()
+                .bending(Controller::Reports)
+                .changing(Controller::Reports.deployment(), json!({"spec": {"replicas": 0}}))
+                .once(Await::Down(Controller::Reports))
+        } else {
+            scene().depending_on(Controller::Reports)
+        };
+        let reported = Await::Reported(broken(), "require-resources".into(), "fail");
+        begun.creating("made", without_requests("unscanned")).seeing("reported", reported, SCANNED)
+    };
     check("kyverno.reports-controller-writes-the-reports")
         .asserts(["KYV-022"])
         .needs([Kyverno])
         .within(Duration::from_secs(240))
-        .observe(scene().depending_on(Controller::Reports).creating("made", without_requests("unscanned")).seeing(
-            "reported",
-            Await::Reported(broken, "require-resources".into(), "fail"),
-            SCANNED,
-        ))
+        .observe(asked(false))
         .with(fixture(stage()))
         .expect(facts(vec![("made", admitted()), ("reported", Want::Comes)]))
-        .sabotage(scaled_to_zero(Controller::Reports), finds("missing"))
+        .sabotage_input("the reports controller is scaled to 0 first", asked(true), finds("missing"))
         .remedy("`kubectl -n kyverno scale deployment kyverno-reports-controller --replicas=1`")
 }

@@ -38,6 +38,8 @@ mod kyverno_patterns;
 pub mod kyverno_reports;
 #[path = "../kyverno/scenes.rs"]
 mod kyverno_scenes;
+#[path = "../kyverno/signed.rs"]
+pub mod kyverno_signed;
 #[path = "../maglev/checks.rs"]
 mod maglev;
 #[path = "../psa/checks.rs"]

@@ -17,7 +17,7 @@ use crate::platform::Platform;
 use crate::undo::{as_found, desired};
 
 /// How long the apiservers (their caches follow by watch) or a controller may take to take in a change of an object.
-const TAKEN_IN: Duration = Duration::from_secs(30);
+const TAKEN_IN: Duration = Duration::from_secs(120);
 
 /// What an apiserver says about something: one line that a change alters.
 pub type Signal = Box<dyn for<'a> Fn(&'a Platform, &'a Client) -> BoxFuture<'a, Result<String, String>> + Send + Sync>;

@@ -22,7 +22,7 @@ const OURS: &str = "shakedown-";
 /// For the scan to catch up with what was just made: it begins half a minute later.
 const CATCHING_UP: Duration = Duration::from_secs(90);
 /// How long a stopped controller's Pods may take to go.
-const STOPPING: Duration = Duration::from_secs(60);
+const STOPPING: Duration = Duration::from_secs(120);
 
 /// One report.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -97,20 +97,31 @@ impl Probe<Platform> for Killing {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Restarts, ObserveError> {
+        let deployment = Controller::Admission.deployment();
+        let found = platform.get(&deployment).await.map_err(ObserveError::no_ground)?.unwrap_or_default();
+        let number = found["spec"]["replicas"].as_u64().and_then(|number| u32::try_from(number).ok());
         if let Some(replicas) = self.replicas {
-            let deployment = Controller::Admission.deployment();
             cx.undo_afterwards(vec![as_found(platform, &deployment).await.map_err(ObserveError::no_ground)?])?;
-            let patch = json!({"spec": {"replicas": replicas}});
-            platform.patch(&deployment, Patch::Merge, &patch).await.map_err(ObserveError::no_ground)?;
+            scaled(platform, replicas).await?;
         }
         let mut seen = Restarts::default();
         for _ in 0..self.rounds {
             all_serve(platform, cx, self.replicas).await?;
             seen.rounds.push(self.round(platform, cx).await?);
         }
-        all_serve(platform, cx, self.replicas).await?;
+        // Whoever looks next finds as many as before, at rest, and not some that are about to go.
+        if let (Some(_), Some(before)) = (self.replicas, number) {
+            scaled(platform, before).await?;
+        }
+        all_serve(platform, cx, number).await?;
         Ok(seen)
     }
+}
+
+async fn scaled(platform: &Platform, replicas: u32) -> Result<(), ObserveError> {
+    let patch = json!({"spec": {"replicas": replicas}});
+    let patched = platform.patch(&Controller::Admission.deployment(), Patch::Merge, &patch).await;
+    patched.map(|_| ()).map_err(ObserveError::no_ground)
 }
 
 /// All admission controllers are ready, as many as there are to be, and Kyverno is at rest.

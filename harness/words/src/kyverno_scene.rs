@@ -16,6 +16,7 @@ use crate::api::{ApiAnswer, Ask, Patch};
 use crate::identity::Identity;
 use crate::kyverno::{Controller, NAMESPACE, at_rest, cut_off, is_cut_off, lives};
 use crate::kyverno_await::Await;
+use crate::kyverno_watches::renewed;
 use crate::lost_nodes::none_stranded;
 use crate::objects::{ObjectRef, version_path};
 use crate::platform::Platform;
@@ -27,6 +28,9 @@ const RESTING: Duration = Duration::from_secs(60);
 const ROOM: Duration = Duration::from_secs(2);
 /// How long the ground of a scene may take to settle.
 const SETTLING: Duration = Duration::from_secs(90);
+
+/// The fact that the reports controller had to be started anew.
+const STARTED_ANEW: &str = "reports-controller-started-anew";
 
 /// What was seen of one thing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,11 +79,12 @@ enum Act {
 pub struct Scene {
     acts: Vec<Act>,
     touches: Touches,
+    reported: bool,
 }
 
 /// An empty scene; nobody bends Kyverno's policies while it is played.
 pub fn scene() -> Scene {
-    Scene { acts: vec![], touches: Touches::nothing().reads(Controller::Admission.lock()) }
+    Scene { acts: vec![], touches: Touches::nothing().reads(Controller::Admission.lock()), reported: false }
 }
 
 impl Scene {
@@ -88,9 +93,11 @@ impl Scene {
         self
     }
 
-    /// Depends on this controller.
+    /// Depends on this controller. The reports controller is started anew where its watches may have ended for good, which
+    /// is a fact of the scene then.
     #[must_use]
     pub fn depending_on(mut self, controller: Controller) -> Self {
+        self.reported |= controller == Controller::Reports;
         self.touches = self.touches.reads(controller.lock());
         self
     }
@@ -214,6 +221,9 @@ impl Probe<Platform> for Scene {
         // Room for the acts that follow a wait that is in vain.
         let end = Instant::now() + cx.budget - (cx.budget / 5).max(ROOM).min(cx.budget / 2);
         let mut facts = BTreeMap::new();
+        if self.reported && renewed(platform, cx).await? {
+            facts.insert(STARTED_ANEW.to_owned(), Fact { came: Some(true), ..Fact::default() });
+        }
         // As found is how it was before the first change.
         let mut changed = BTreeSet::new();
         for act in &self.acts {

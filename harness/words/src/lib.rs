@@ -49,6 +49,8 @@ pub mod kyverno_inventory;
 pub mod kyverno_reports;
 pub mod kyverno_restart;
 pub mod kyverno_scene;
+pub mod kyverno_signed;
+mod kyverno_watches;
 pub mod lockout;
 mod lost_nodes;
 pub mod machine;
