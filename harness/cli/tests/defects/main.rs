@@ -37,11 +37,11 @@ impl Defect {
 const OUTINGS: &[&[&[Defect]]] = &[
     &[outcomes::OBJECTS_AND_FILES, policy::RIGHTS_AND_BACKUPS],
     &[outcomes::AGENTS],
-    &[outcomes::MEMBER_STOPPED],
     &[policy::CONTROL_PLANES],
     &[policy::WEBHOOK],
     &[policy::LAGGING],
     &[policy::QUOTA],
+    &[outcomes::MEMBER_STOPPED],
 ];
 
 /// What a run came to, in words; empty when it is as the defects demand.

@@ -17,7 +17,7 @@ macro_rules! etcdctl {
 macro_rules! apiserver_serves {
     ($test:literal, $argument:literal) => {
         concat!(
-            "\ntimeout 240 sh -c 'until ",
+            "\ntimeout 400 sh -c 'until ",
             $test,
             "tr \"\\0\" \"\\n\" </proc/$(pgrep -xo kube-apiserver)/cmdline | grep -q -e ",
             $argument,
@@ -53,7 +53,7 @@ macro_rules! manifest_back {
 /// Ends the apiserver of this node, and waits for the next one to serve.
 macro_rules! apiserver_anew {
     () => {
-        "\nold=$(pgrep -xo kube-apiserver); kill $old; export old\ntimeout 240 sh -c 'until new=$(pgrep -xo kube-apiserver) && \
+        "\nold=$(pgrep -xo kube-apiserver); kill $old; export old\ntimeout 400 sh -c 'until new=$(pgrep -xo kube-apiserver) && \
          [ \"$new\" != \"$old\" ] && kubectl --server https://127.0.0.1:6443 get --raw /readyz; do sleep 0.5; done'"
     };
 }
@@ -158,17 +158,22 @@ pub const CONTROL_PLANES: &[Defect] = &[
     },
 ];
 
-/// Nothing asks Kyverno any more. It puts its webhooks back as long as it runs.
+/// Nothing asks Kyverno any more. It would put its webhooks back: the right to do so is taken from it before.
 pub const WEBHOOK: &[Defect] = &[Defect {
     name: "kyvernos-webhook-removed",
     node: "cp-1",
-    plant: "kubectl -n kyverno scale deployment kyverno-admission-controller --replicas=0\n\
-        kubectl -n kyverno wait pod -l app.kubernetes.io/component=admission-controller --for=delete --timeout=120s\n\
-        kubectl delete validatingwebhookconfiguration kyverno-resource-validating-webhook-cfg --ignore-not-found",
-    heal: "kubectl -n kyverno scale deployment kyverno-admission-controller --replicas=1\n\
+    plant: "kubectl get clusterrolebinding kyverno:admission-controller -o json | \
+        sed -e '/\"uid\"/d' -e '/\"resourceVersion\"/d' -e '/\"creationTimestamp\"/d' >/root/binding.json\n\
+        kubectl delete clusterrolebinding kyverno:admission-controller\n\
+        timeout 60 sh -c 'while kubectl auth can-i create validatingwebhookconfigurations \
+        --as system:serviceaccount:kyverno:kyverno-admission-controller; do sleep 0.5; done'\n\
+        kubectl delete validatingwebhookconfiguration kyverno-resource-validating-webhook-cfg",
+    heal: "kubectl create -f /root/binding.json\n\
+        kubectl -n kyverno rollout restart deployment kyverno-admission-controller\n\
         kubectl -n kyverno rollout status deployment kyverno-admission-controller --timeout=240s\n\
-        timeout 120 sh -c 'until kubectl get validatingwebhookconfiguration kyverno-resource-validating-webhook-cfg; do sleep 0.5; done'",
+        timeout 180 sh -c 'until kubectl get validatingwebhookconfiguration kyverno-resource-validating-webhook-cfg; do sleep 0.5; done'",
     fails: &[
+        "kyverno.webhooks-are-served-by-the-admission-controller",
         "kyverno.unlabelled-deployment-is-refused",
         "kyverno.latest-tag-is-refused",
         "kyverno.missing-requests-are-refused",
