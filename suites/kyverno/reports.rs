@@ -20,6 +20,9 @@ use super::kyverno_scenes::{in_scenes, labelled};
 /// A scan begins half a minute after a change; on a busy machine it takes a while.
 const SCANNED: Duration = Duration::from_secs(150);
 
+/// Twice the time in which a controller that runs has scanned.
+const IN_VAIN: Duration = Duration::from_secs(75);
+
 /// The checks of reports.
 pub fn checks() -> Vec<Check<Platform>> {
     vec![
@@ -151,16 +154,17 @@ fn audit_then_enforce() -> Check<Platform> {
 fn reports_controller_reports() -> Check<Platform> {
     let broken = || ObjectRef::namespaced("v1", "Pod", LATER, "unscanned");
     let asked = |stopped: bool| {
-        let begun = if stopped {
-            scene()
+        let (begun, within) = if stopped {
+            let stopped = scene()
                 .bending(Controller::Reports)
                 .changing(Controller::Reports.deployment(), json!({"spec": {"replicas": 0}}))
-                .once(Await::Down(Controller::Reports))
+                .once(Await::Down(Controller::Reports));
+            (stopped, IN_VAIN)
         } else {
-            scene().depending_on(Controller::Reports)
+            (scene().depending_on(Controller::Reports), SCANNED)
         };
         let reported = Await::Reported(broken(), "require-resources".into(), "fail");
-        begun.creating("made", without_requests("unscanned")).seeing("reported", reported, SCANNED)
+        begun.creating("made", without_requests("unscanned")).seeing("reported", reported, within)
     };
     check("kyverno.reports-controller-writes-the-reports")
         .asserts(["KYV-022"])

@@ -25,7 +25,7 @@ mod kube_proxy_replacement;
 #[path = "../kyverno/checks.rs"]
 mod kyverno;
 #[path = "../kyverno/abilities.rs"]
-pub mod kyverno_abilities;
+mod kyverno_abilities;
 #[path = "../kyverno/common.rs"]
 mod kyverno_common;
 #[path = "../kyverno/installation.rs"]
@@ -35,11 +35,11 @@ pub mod kyverno_outages;
 #[path = "../kyverno/patterns.rs"]
 mod kyverno_patterns;
 #[path = "../kyverno/reports.rs"]
-pub mod kyverno_reports;
+mod kyverno_reports;
 #[path = "../kyverno/scenes.rs"]
 mod kyverno_scenes;
 #[path = "../kyverno/signed.rs"]
-pub mod kyverno_signed;
+mod kyverno_signed;
 #[path = "../maglev/checks.rs"]
 mod maglev;
 #[path = "../psa/checks.rs"]
@@ -85,6 +85,9 @@ pub fn checks() -> Vec<Check<Platform>> {
         kyverno::checks(),
         kyverno_installation::checks(),
         kyverno_patterns::checks(),
+        kyverno_signed::checks(),
+        kyverno_reports::checks(),
+        kyverno_abilities::checks(),
         maglev::checks(),
         registry::checks(),
         wireguard::checks(),
