@@ -21,7 +21,9 @@ impl Expect<AppSeen> for SyncedAndHealthy {
         let Some(app) = &seen.app else {
             return Judgement::fail("application-missing", &seen.name, "it does not exist");
         };
-        if app.sync == "Unknown" {
+        // Argo CD reached the repository, and what is to be deployed is not in it: that is the Application's own fault.
+        let not_there = app.conditions.iter().any(|said| said.contains("app path does not exist"));
+        if app.sync == "Unknown" && !not_there {
             return Judgement::Inconclusive(format!("the Application could not be compared: {:?}", app.conditions));
         }
         let mut findings = vec![];
@@ -179,6 +181,8 @@ mod tests {
         assert_eq!(judge(None), "application-missing");
         assert_eq!(judge(Some(App { sync: "OutOfSync".into(), ..app() })), "not-synced");
         assert_eq!(judge(Some(App { sync: "Unknown".into(), ..app() })), "inconclusive");
+        let conditions = vec!["ComparisonError: app path does not exist".to_owned()];
+        assert_eq!(judge(Some(App { sync: "Unknown".into(), conditions, ..app() })), "not-synced");
         assert_eq!(judge(Some(App { health: "Degraded".into(), ..app() })), "not-healthy");
         assert_eq!(judge(Some(App { last_revision: "main".into(), ..app() })), "revision-differs");
         assert_eq!(judge(Some(App { resources: vec![], ..app() })), "no-resources");
