@@ -31,7 +31,7 @@ mod kyverno_common;
 #[path = "../kyverno/installation.rs"]
 mod kyverno_installation;
 #[path = "../kyverno/outages.rs"]
-pub mod kyverno_outages;
+mod kyverno_outages;
 #[path = "../kyverno/patterns.rs"]
 mod kyverno_patterns;
 #[path = "../kyverno/reports.rs"]
@@ -85,6 +85,7 @@ pub fn checks() -> Vec<Check<Platform>> {
         kyverno::checks(),
         kyverno_installation::checks(),
         kyverno_patterns::checks(),
+        kyverno_outages::checks(),
         kyverno_signed::checks(),
         kyverno_reports::checks(),
         kyverno_abilities::checks(),
