@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shakedown_core::Capability::{
-    ApiserverManifests, CiliumHubble, Containerd, EtcdAccess, Internet, Nodes3cp, NodesExec,
+    ApiserverManifests, CiliumHubble, Containerd, EtcdAccess, GitHttp, Internet, Nodes3cp, NodesExec,
 };
 use shakedown_core::Finding;
 use shakedown_engine::{Check, Tag, check, finds, fixture};
@@ -130,7 +130,7 @@ fn anchor_of_every_apiserver() -> Check<Platform> {
 fn key_stays_where_it_belongs() -> Check<Platform> {
     check("encryption.the-key-is-nowhere-but-in-its-file-and-beside-the-backups")
         .asserts(["ENC-063"])
-        .needs([NodesExec, EtcdAccess])
+        .needs([NodesExec, GitHttp])
         .observe(key_search::key_everywhere())
         .expect(key_search::only_beside_the_backups())
         .sabotage(key_search::copied_by_mistake(), finds("key-found"))

@@ -1,4 +1,4 @@
-//! What is changed on the control planes for real, and put back byte for byte: one roll of the three manifests, and one
+//! What is changed on the control planes for real, and put back byte for byte: one roll of the three manifests and one
 //! broken manifest.
 //!
 //! Not in the table of checks yet: each passed with its control, but not yet often enough beside all others.

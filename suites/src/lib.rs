@@ -12,6 +12,8 @@ mod encryption;
 mod encryption_mechanisms;
 #[path = "../encryption/rolls.rs"]
 pub mod encryption_rolls;
+#[path = "../encryption/rotation.rs"]
+pub mod encryption_rotation;
 #[path = "../etcd/checks.rs"]
 mod etcd;
 #[path = "../etcd/backup.rs"]

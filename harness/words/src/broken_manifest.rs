@@ -12,7 +12,7 @@ use crate::encryption_config::MANIFEST;
 use crate::node_command::{first_control_plane, script};
 use crate::platform::Platform;
 use crate::roll::{back, fallen_silent, lives, manifest, process, with_argument};
-use crate::rolling::settled;
+use crate::settled::{as_found, settled};
 
 /// How long the apiserver may take to come back, or to be known not to.
 const KNOWN: Duration = Duration::from_secs(240);
@@ -62,6 +62,7 @@ impl Probe<Platform> for Breaks {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<BrokenManifest, ObserveError> {
+        let working = as_found(platform).await?;
         let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
         let (found, undo) = manifest(platform, &node).await?;
         cx.undo_afterwards(vec![undo])?;
@@ -73,7 +74,8 @@ impl Probe<Platform> for Breaks {
         let began = Instant::now();
         let recovered = back(platform, &node, &found).await;
         let recovered_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        settled(platform).await?;
+        cx.waiting("all that lives off the apiservers", "");
+        settled(platform, Some(&working)).await?;
         let (came_back, said, unanswered) = went?;
         Ok(BrokenManifest {
             node,

@@ -230,8 +230,9 @@ async fn twice(client: &Client, ask: Ask<'_>, seen: &mut Streamed) -> bool {
     false
 }
 
-/// Starts writing numbered Secrets, each read back, into a namespace that is there, through the administrator's client.
-pub(crate) fn stream(platform: &Platform, namespace: &str) -> Stream {
+/// Starts writing numbered Secrets, each read back, into a namespace that is there, through the administrator's client; so
+/// long a pause between two.
+pub(crate) fn stream(platform: &Platform, namespace: &str, pause: Duration) -> Stream {
     let over = Arc::new(AtomicBool::new(false));
     let (client, ns, end) = (platform.admin().clone(), namespace.to_owned(), over.clone());
     let task = tokio::spawn(async move {
@@ -251,7 +252,7 @@ pub(crate) fn stream(platform: &Platform, namespace: &str) -> Stream {
             if written.last() == Some(&number) {
                 twice(&client, Ask::get(&own), &mut seen).await;
             }
-            tokio::time::sleep(Duration::from_millis(150)).await;
+            tokio::time::sleep(pause).await;
         }
         seen.acknowledged = u32::try_from(written.len()).unwrap_or(u32::MAX);
         seen.lost = written;
@@ -261,9 +262,14 @@ pub(crate) fn stream(platform: &Platform, namespace: &str) -> Stream {
 }
 
 impl Stream {
+    /// Nothing more is written from now on.
+    pub fn stop(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
     /// Ends it, and looks which acknowledged writes are there.
     pub async fn end(self) -> Result<Streamed, ObserveError> {
-        self.over.store(true, Ordering::Relaxed);
+        self.stop();
         let mut seen = self.task.await.map_err(|e| ObserveError::harness(format!("the stream of requests: {e}")))?;
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace);
         let list = wait_for("the Secrets of the stream", Duration::from_secs(60), || async {

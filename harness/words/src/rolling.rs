@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, wait_for};
+use shakedown_core::{Finding, Judgement, Observation, Resource, Touches};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe, expect_fn};
 
 use crate::node_command::Which;
 use crate::objects::ObjectRef;
 use crate::platform::Platform;
 use crate::roll::{Rolled, Streamed, back, manifest, process, roll, stream, with_argument};
+use crate::settled::{as_found, settled};
 
 /// The argument that is added: its value is the default, so nothing but the process changes.
 const ARGUMENT: &str = "--event-ttl=1h0m0s";
 /// The documented time for one apiserver (ENC-043).
 const DOCUMENTED: Duration = Duration::from_secs(80);
-/// How long all components may take to run again: one that lost its apiserver ends, and the kubelet lets it wait for up to
-/// five minutes before it is started once more.
-const SETTLED: Duration = Duration::from_secs(400);
+/// Between two requests of the stream.
+const PAUSE: Duration = Duration::from_millis(150);
 /// How long the namespace of the stream may take to go: only once a controller manager leads again.
 const NAMESPACE: Duration = Duration::from_secs(300);
 
@@ -67,26 +67,6 @@ pub(crate) async fn namespace(platform: &Platform, cx: &Cx) -> Result<(String, O
     if answer.is_ok() { Ok((name, object)) } else { Err(ObserveError::no_ground(answer.message().to_owned())) }
 }
 
-/// Waits until all components of the control planes run and the API answers.
-pub(crate) async fn settled(platform: &Platform) -> Result<(), ObserveError> {
-    const ALL: &str = "pgrep -x kube-apiserver && pgrep -x kube-controller && pgrep -x kube-scheduler";
-    wait_for("all components of the control planes", SETTLED, || async {
-        for node in Which::ControlPlanes.on(platform) {
-            match platform.exec(&node, &["sh", "-c", ALL]).await {
-                Ok(output) if output.code == 0 => {}
-                Ok(_) => return Answer::NotYet(format!("a component of {node} does not run")),
-                Err(e) => return Answer::NotYet(e.to_string()),
-            }
-            if !crate::roll::lives(platform, &node).await {
-                return Answer::NotYet(format!("the apiserver of {node} does not answer"));
-            }
-        }
-        Answer::Ready(())
-    })
-    .await
-    .map_err(ObserveError::no_ground)
-}
-
 impl Probe<Platform> for Rolls {
     type Seen = Rolling;
 
@@ -95,6 +75,7 @@ impl Probe<Platform> for Rolls {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Rolling, ObserveError> {
+        let working = as_found(platform).await?;
         let order = Which::ControlPlanes.on(platform);
         let mut found = BTreeMap::new();
         for node in &order {
@@ -103,7 +84,7 @@ impl Probe<Platform> for Rolls {
             found.insert(node.clone(), file);
         }
         let (name, object) = namespace(platform, cx).await?;
-        let streaming = stream(platform, &name);
+        let streaming = stream(platform, &name, PAUSE);
         let went = self.change(platform, cx, &order, &found).await;
         let streamed = streaming.end().await;
         // Back in the same order, whatever came before: one apiserver is always there.
@@ -112,7 +93,8 @@ impl Probe<Platform> for Rolls {
             let file = found.get(node).ok_or_else(|| ObserveError::harness("a manifest was not kept"))?;
             back(platform, node, file).await?;
         }
-        settled(platform).await?;
+        cx.waiting("all that lives off the apiservers", "");
+        settled(platform, Some(&working)).await?;
         platform.delete_and_wait(&object, NAMESPACE).await.map_err(ObserveError::no_ground)?;
         let (rolled, restarted_besides) = went?;
         Ok(Rolling { order, rolled, restarted_besides, stream: streamed? })

@@ -4,23 +4,14 @@
 //! What was written under the new key can be read with it only, so the way back is more than putting files back: it is an
 //! undo of its own, which finds the new key in the files that the control planes have at that moment. No key enters the
 //! journal: what was found stays on each node, beside its own files, until it is in place again.
-//!
-//! ```ignore
-//! check("encryption.a-key-is-rotated-while-every-secret-stays-readable")
-//!     .asserts(["ENC-064"])
-//!     .tag(Tag::Exclusive)
-//!     .tag(Tag::Slow)
-//!     .observe(rotation())
-//!     .expect(readable_throughout())
-//!     .sabotage_omitting("the new key writes before all know it", rotation_that_writes_too_early(), finds("unreadable"))
-//! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures::future::{BoxFuture, join_all};
+use futures::{StreamExt, TryStreamExt};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,7 +25,9 @@ use crate::node_command::{Which, first_control_plane, script};
 use crate::objects::ObjectRef;
 use crate::platform::Platform;
 use crate::roll::{Streamed, roll, stream, with_argument};
-use crate::rolling::{namespace, settled};
+use crate::rolling::namespace;
+use crate::rotation_readers::{readers, secrets};
+use crate::settled::{as_found, settled};
 
 /// Name of the undo.
 pub const WAY_BACK: &str = "encryption-as-found";
@@ -43,6 +36,10 @@ const KEPT: &str = "/var/lib/shakedown-found";
 /// The name of the new key.
 const NEW: &str = "key2";
 const COMMAND: Duration = Duration::from_secs(30);
+/// Between two requests of the stream: whatever it wrote has to be rewritten.
+const PAUSE: Duration = Duration::from_millis(500);
+/// So many Secrets are rewritten at once.
+const AT_ONCE: usize = 8;
 /// How long the namespace of the stream may take to go: only once a controller manager leads again.
 const NAMESPACE: Duration = Duration::from_secs(300);
 
@@ -66,10 +63,14 @@ pub struct Rotation {
     pub old_key_on: Vec<String>,
     /// The stream through the documented endpoint.
     pub stream: Streamed,
+    /// Good answers of each apiserver to a reader that got one Secret after the other throughout.
+    pub read: BTreeMap<String, u32>,
+    /// What an apiserver said when it could not decrypt them, told once each.
+    pub not_decrypted: BTreeSet<String>,
 }
 
 impl Observation for Rotation {
-    const SCHEMA: &'static str = "rotation/1";
+    const SCHEMA: &'static str = "rotation/2";
 }
 
 /// Rotates, and goes back.
@@ -91,7 +92,7 @@ pub fn rotation_that_writes_too_early() -> Rotates {
 type Keys = Vec<(String, String)>;
 
 /// Names and values of the keys in a configuration.
-fn keys_of(config: &[u8]) -> Keys {
+pub(crate) fn keys_of(config: &[u8]) -> Keys {
     let config: Value = serde_yaml_ng::from_slice(config).unwrap_or_default();
     let keys = config["resources"][0]["providers"][0]["aescbc"]["keys"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -132,24 +133,25 @@ async fn give(platform: &Platform, node: &str, keys: &[(String, String)]) -> Res
 
 /// Reads every Secret and writes it back: it is stored under the first key.
 async fn rewrite(platform: &Platform) -> Result<(), String> {
-    for secret in platform.list("v1", "Secret", None, None).await.map_err(|e| e.to_string())? {
-        let mut secret = secret;
-        secret["apiVersion"] = json!("v1");
-        secret["kind"] = json!("Secret");
-        let object = ObjectRef::of(&secret).ok_or("a Secret without a name")?;
+    let all = platform.list("v1", "Secret", None, None).await.map_err(|e| e.to_string())?;
+    let one = async |secret: Value| -> Result<(), String> {
+        let text = |field: &str| secret["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let object = ObjectRef::namespaced("v1", "Secret", &text("namespace"), &text("name"));
+        let mut last = String::new();
         // Somebody else wrote it meanwhile: read anew.
         for _ in 0..20 {
-            let Some(live) = platform.get(&object).await.map_err(|e| e.to_string())? else { break };
+            let Some(live) = platform.get(&object).await.map_err(|e| e.to_string())? else { return Ok(()) };
             let answer = platform.replace(&object, &live).await.map_err(|e| e.to_string())?;
             match answer.code {
-                409 => {}
-                404 => break,
-                _ if answer.is_ok() => break,
+                404 => return Ok(()),
+                _ if answer.is_ok() => return Ok(()),
+                409 => last = answer.message().to_owned(),
                 _ => return Err(format!("rewriting {object}: {}", answer.message())),
             }
         }
-    }
-    Ok(())
+        Err(format!("rewriting {object}: {last}"))
+    };
+    futures::stream::iter(all).map(one).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// Prefixes of all raw values, counted.
@@ -201,6 +203,7 @@ impl Probe<Platform> for Rotates {
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Rotation, ObserveError> {
+        let working = as_found(platform).await?;
         let nodes = Which::ControlPlanes.on(platform);
         let old = match nodes.first() {
             Some(node) => file(platform, node, FILE).await.map_err(ObserveError::no_ground)?,
@@ -219,16 +222,22 @@ impl Probe<Platform> for Rotates {
             script(platform, node, &keep, COMMAND).await.map_err(ObserveError::no_ground)?;
         }
         let (name, object) = namespace(platform, cx).await?;
-        let streaming = stream(platform, &name);
+        let paths = secrets(platform).await.map_err(ObserveError::no_ground)?;
+        let (streaming, reading) = (stream(platform, &name, PAUSE), readers(platform, paths));
         let mut seen = Rotation::default();
         let went = self.rotate(platform, cx, &nodes, &old, &name, &mut seen).await;
-        let streamed = streaming.end().await;
+        streaming.stop();
+        let read = reading.end().await;
         cx.waiting("the key as found", "");
         way_back(platform, &data).await.map_err(|e| ObserveError::harness(e.to_string()))?;
+        settled(platform, Some(&working)).await?;
+        // Only now can all be listed again, also where the new key wrote before all knew it.
+        let streamed = streaming.end().await;
         let deleted = platform.delete_and_wait(&object, NAMESPACE).await;
         went.map_err(ObserveError::no_ground)?;
         deleted.map_err(ObserveError::no_ground)?;
         seen.stream = streamed?;
+        (seen.read, seen.not_decrypted) = read?;
         Ok(seen)
     }
 }
@@ -339,7 +348,7 @@ async fn go_back(platform: &Platform, nodes: &[String]) -> Result<(), String> {
             outcome?;
         }
     }
-    settled(platform).await.map_err(|e| e.to_string())
+    settled(platform, None).await.map_err(|e| e.to_string())
 }
 
 /// Puts one control plane's two files back, and has its apiserver run with them.
@@ -365,7 +374,13 @@ pub fn readable_throughout() -> impl Expect<Rotation> {
         if seen.parts.is_empty() {
             return Judgement::Inconclusive("no key was changed".to_owned());
         }
+        if seen.read.is_empty() || seen.read.values().any(|good| *good == 0) || seen.stream.acknowledged == 0 {
+            return Judgement::Inconclusive(format!("reads {:?}, writes {}", seen.read, seen.stream.acknowledged));
+        }
         let mut found = vec![];
+        for said in &seen.not_decrypted {
+            found.push(Finding::new("unreadable", "all Secrets", said.clone()));
+        }
         for part in seen.parts.iter().filter(|part| !part.unreadable.is_empty()) {
             found.push(Finding::new("unreadable", &part.what, part.unreadable.join("; ")));
         }
@@ -404,6 +419,8 @@ mod tests {
     #[test]
     fn each_defect_has_its_code() {
         let good = Rotation {
+            read: BTreeMap::from([("a".into(), 4), ("b".into(), 4)]),
+            stream: Streamed { acknowledged: 9, ..Streamed::default() },
             parts: vec![Part { what: "key2 on a".into(), unreadable: vec![] }],
             prefixes: BTreeMap::from([("k8s:enc:aescbc:v1:key2:".into(), 3)]),
             ..Rotation::default()
@@ -415,7 +432,11 @@ mod tests {
         assert_eq!(judge(&Rotation { old_key_on: vec!["a".into()], ..good.clone() }), ["old-key-kept"]);
         let unreadable = vec![Part { what: "key2 on a".into(), unreadable: vec!["x".into()] }];
         assert_eq!(judge(&Rotation { parts: unreadable, ..good.clone() }), ["unreadable"]);
-        let stream = Streamed { lost: vec![1], ..Streamed::default() };
-        assert_eq!(judge(&Rotation { stream, ..good }), ["write-lost"]);
+        let not_decrypted = BTreeSet::from(["b: unable to transform key".to_owned()]);
+        assert_eq!(judge(&Rotation { not_decrypted, ..good.clone() }), ["unreadable"]);
+        let stream = Streamed { acknowledged: 9, lost: vec![1], ..Streamed::default() };
+        assert_eq!(judge(&Rotation { stream, ..good.clone() }), ["write-lost"]);
+        let read = BTreeMap::from([("a".into(), 4), ("b".into(), 0)]);
+        assert!(judge(&Rotation { read, ..good })[0].starts_with("Inconclusive"));
     }
 }
