@@ -70,6 +70,7 @@ impl Probe<Platform> for TakeHostsAway {
         let machine = platform.machine(&node).map_err(ObserveError::no_ground)?;
         let found = machine.read(&path).await.map_err(ObserveError::no_ground)?;
         let found = found.ok_or_else(|| ObserveError::no_ground(format!("{node} has no {path} to begin with")))?;
+        registry::reached_from(platform, &node, &registry).await?;
         let before = registry::containerd(platform, &node).await?;
         if self.take_away {
             cx.undo_afterwards(vec![file_as_found(platform, &node, &path).await.map_err(ObserveError::no_ground)?])?;
