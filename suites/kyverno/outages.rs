@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shakedown_core::Capability::{Cilium, Kyverno};
+use shakedown_core::Capability::{Cilium, Kyverno, Nodes5};
 use shakedown_engine::{Check, Tag, check, finds, fixture};
 use shakedown_words::change::patched;
 use shakedown_words::kyverno::{
@@ -16,7 +16,7 @@ use shakedown_words::kyverno::{
 };
 use shakedown_words::kyverno_await::Await;
 use shakedown_words::kyverno_facts::{Want, admitted, facts, refused};
-use shakedown_words::kyverno_restart::{killed, serves_after_it_runs_and_within};
+use shakedown_words::kyverno_restart::{killed, serves_after_it_runs_and_within, unnoticed};
 use shakedown_words::kyverno_scene::{Scene, scene};
 use shakedown_words::{ObjectRef, Platform, manifest};
 
@@ -35,6 +35,7 @@ pub fn checks() -> Vec<Check<Platform>> {
         fail_refuses_what_is_asked_about(),
         ignore_lets_everything_pass(),
         webhook_serves_after_it_runs(),
+        one_of_three_is_not_missed(),
         system_namespaces_are_left_out(),
     ]
 }
@@ -184,6 +185,18 @@ fn webhook_serves_after_it_runs() -> Check<Platform> {
         .expect(serves_after_it_runs_and_within(Duration::from_secs(60)))
         .sabotage_omitting("nobody is killed", killed(scenario(1), 1).undisturbed(), finds("no-gap"))
         .remedy("the first minute after a start: try again")
+}
+
+fn one_of_three_is_not_missed() -> Check<Platform> {
+    check("kyverno.one-of-three-admission-controllers-is-not-missed")
+        .asserts(["KYV-051"])
+        .needs([Cilium, Kyverno, Nodes5])
+        .tag(Tag::Slow)
+        .within(Duration::from_secs(400))
+        .observe(killed(scenario(1), 1).of(3))
+        .expect(unnoticed())
+        .sabotage_input("there is only one of them", killed(scenario(1), 1).of(1), finds("requests-failed"))
+        .remedy("`kubectl -n kyverno scale deployment kyverno-admission-controller --replicas=3`")
 }
 
 /// Kyverno's settings without kube-system among those left out.

@@ -12,12 +12,17 @@ use crate::api::Patch;
 use crate::kyverno::{Controller, NAMESPACE, at_rest, dry_answer, is_ready};
 use crate::objects::ObjectRef;
 use crate::platform::Platform;
+use crate::pod_command::ask_agents_json;
 use crate::undo::as_found;
 
 /// Between two requests of the stream.
 const PACE: Duration = Duration::from_millis(150);
 /// How long a new admission controller may take to serve.
 const SERVING: Duration = Duration::from_secs(150);
+/// How long an agent may take to list its services.
+const COMMAND: Duration = Duration::from_secs(30);
+/// The port at which apiservers call webhooks.
+const WEBHOOKS: u16 = 443;
 /// How long the stream goes on where nothing has to be waited for.
 const STREAM: Duration = Duration::from_secs(6);
 
@@ -107,6 +112,9 @@ impl Probe<Platform> for Killing {
         let mut seen = Restarts::default();
         for _ in 0..self.rounds {
             all_serve(platform, cx, self.replicas).await?;
+            if let Some(replicas) = self.replicas {
+                all_known(platform, cx, replicas).await?;
+            }
             seen.rounds.push(self.round(platform, cx).await?);
         }
         // Whoever looks next finds as many as before, at rest, and not some that are about to go.
@@ -140,6 +148,41 @@ async fn all_serve(platform: &Platform, cx: &Cx, replicas: Option<u32>) -> Resul
     })
     .await
     .map_err(ObserveError::no_ground)
+}
+
+/// The load balancer of each node knows all admission controllers: one that knows only those that are about to go would
+/// reach nobody.
+async fn all_known(platform: &Platform, cx: &Cx, replicas: u32) -> Result<(), ObserveError> {
+    let what = "every node to know all admission controllers";
+    let service = ObjectRef::namespaced("v1", "Service", NAMESPACE, "kyverno-svc");
+    let service = platform.get(&service).await.map_err(ObserveError::no_ground)?.unwrap_or_default();
+    let address = service["spec"]["clusterIP"].as_str().unwrap_or_default();
+    wait_for(what, SERVING, || async {
+        let last = match ask_agents_json(platform, &["service", "list"], COMMAND).await {
+            Err(why) => why.to_string(),
+            Ok(agents) => {
+                let lacking = agents.iter().map(|(node, services)| (node, backends(services, address)));
+                match lacking.into_iter().find(|(_, number)| *number != replicas as usize) {
+                    None => return Answer::Ready(()),
+                    Some((node, number)) => format!("{node} knows {number} of {replicas}"),
+                }
+            }
+        };
+        cx.waiting(what, last.clone());
+        Answer::NotYet(last)
+    })
+    .await
+    .map_err(ObserveError::no_ground)
+}
+
+/// How many backends in use an agent's list has for an address at the port of webhooks.
+fn backends(services: &Value, address: &str) -> usize {
+    let service = services.as_array().into_iter().flatten().find(|service| {
+        let frontend = &service["spec"]["frontend-address"];
+        frontend["ip"] == address && frontend["port"] == WEBHOOKS
+    });
+    let all = service.and_then(|service| service["spec"]["backend-addresses"].as_array()).into_iter().flatten();
+    all.filter(|backend| backend["state"].as_str().is_none_or(|state| state == "active")).count()
 }
 
 async fn pods(platform: &Platform) -> Result<Vec<Value>, String> {
@@ -324,6 +367,17 @@ mod tests {
         assert_eq!(judged(gap(9_000, 2_000)), ["served-before-it-ran"]);
         assert_eq!(judged(Restart { served_ms: None, ..gap(1, 2) }), ["never-served"]);
         assert_eq!(judged(Restart { failed: 0, ..gap(1, 2) }), ["no-gap"]);
+    }
+
+    #[test]
+    fn backends_in_use_are_counted() {
+        let backend = |state: &str| json!({"ip": "10.0.0.1", "port": 9443, "state": state});
+        let frontend = |port: u16| json!({"ip": "10.96.0.9", "port": port});
+        let services = json!([
+            {"spec": {"frontend-address": frontend(8000), "backend-addresses": [backend("active")]}},
+            {"spec": {"frontend-address": frontend(WEBHOOKS), "backend-addresses": [backend("active"), backend("terminating")]}},
+        ]);
+        assert_eq!((backends(&services, "10.96.0.9"), backends(&services, "10.96.0.8")), (1, 0));
     }
 
     #[test]
