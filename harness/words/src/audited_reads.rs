@@ -15,7 +15,7 @@ use shakedown_stack::names::AUDIT_LOG;
 use crate::api::Ask;
 use crate::change::{Shared, shared};
 use crate::identity::Identity;
-use crate::node_command::{Which, last_control_plane, script};
+use crate::node_command::{Which, first_control_plane, last_control_plane, script};
 use crate::platform::Platform;
 use crate::rights::{review_of, subject, user_of};
 
@@ -121,9 +121,10 @@ impl Probe<Platform> for ReadAndLook {
         let token = Identity::service_account(NAMESPACE, READER).caller(platform).await;
         let token = token.map_err(ObserveError::no_ground)?.token().unwrap_or_default().to_owned();
         let mut reads = vec![];
+        let run = never_used(platform).await?;
         for (number, (node, client)) in platform.apiservers().iter().enumerate() {
             let path = |who: &str| {
-                let marker = cx.name(&format!("read-{number}-{who}"));
+                let marker = format!("{}-{run}", cx.name(&format!("read-{number}-{who}")));
                 (format!("/api/v1/namespaces/{NAMESPACE}/secrets/{SECRET}?shakedown={marker}"), marker)
             };
             let (url, marker) = path("admin");
@@ -144,6 +145,13 @@ impl Probe<Platform> for ReadAndLook {
         }
         Ok(AuditedReads { reads, with_content })
     }
+}
+
+/// Tells this observation from an earlier one with the same seed: its lines are still in the logs.
+async fn never_used(platform: &Platform) -> Result<String, ObserveError> {
+    let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
+    let out = script(platform, &node, "cat /proc/sys/kernel/random/uuid", COMMAND).await;
+    Ok(String::from_utf8_lossy(&out.map_err(ObserveError::no_ground)?).trim().to_owned())
 }
 
 /// Asks a control plane's own apiserver from its node, with a token that comes in by standard input.
