@@ -4,6 +4,7 @@
 //! What it *settles on* is ground: where it does not come, nothing can be said. What it *sees* is an observation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -24,6 +25,10 @@ use crate::undo::as_found;
 
 /// How long Kyverno gets to come to rest before a scene begins.
 const RESTING: Duration = Duration::from_secs(60);
+/// How long it is only looked at after a wait in vain.
+const AGAIN: Duration = Duration::from_secs(120);
+/// How long that look may take.
+const GLANCE: Duration = Duration::from_secs(2);
 /// Left at least for what follows a wait that is in vain: requests to every apiserver, on a busy machine.
 const ROOM: Duration = Duration::from_secs(2);
 /// How long the ground of a scene may take to settle.
@@ -319,9 +324,15 @@ async fn connected(platform: &Platform, cx: &Cx, wanted: bool) -> Result<(), Obs
     .map_err(ObserveError::no_ground)
 }
 
-/// Lets Kyverno come to rest after whatever was done to it before. That it does not is for the judge.
+/// Lets Kyverno come to rest after whatever was done to it before. That it does not is for the judge. Where it was just
+/// waited for in vain it is only looked at: all other scenes would wait for the same.
 pub(crate) async fn rested(platform: &Platform, cx: &Cx) {
-    let _ = wait_for("Kyverno to come to rest", RESTING.min(cx.budget / 2), || async {
+    let in_vain = *platform.kyverno_restless.lock().unwrap_or_else(PoisonError::into_inner);
+    let patience = match in_vain {
+        Some(at) if at.elapsed() < AGAIN => GLANCE,
+        _ => RESTING.min(cx.budget / 2),
+    };
+    let rest = wait_for("Kyverno to come to rest", patience, || async {
         match at_rest(platform).await {
             Ok(Answer::NotYet(last)) | Err(last) => {
                 cx.waiting("Kyverno to come to rest", last.clone());
@@ -331,6 +342,12 @@ pub(crate) async fn rested(platform: &Platform, cx: &Cx) {
         }
     })
     .await;
+    let mut restless = platform.kyverno_restless.lock().unwrap_or_else(PoisonError::into_inner);
+    match rest {
+        Ok(()) => *restless = None,
+        Err(_) if patience > GLANCE => *restless = Some(Instant::now()),
+        Err(_) => {}
+    }
 }
 
 /// One look, told as progress.

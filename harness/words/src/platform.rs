@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::client::Client;
 use kube::config::{AuthInfo, Config, KubeConfigOptions, Kubeconfig};
@@ -44,6 +44,8 @@ pub struct Platform {
     machines: BTreeMap<String, Arc<dyn Machine>>,
     kinds: Mutex<BTreeMap<(String, String), Served>>,
     helm: Option<Helm>,
+    /// When it was last waited in vain for Kyverno to come to rest.
+    pub(crate) kyverno_restless: Mutex<Option<Instant>>,
 }
 
 impl Platform {
@@ -105,6 +107,7 @@ impl Platform {
             machines: machines.into_iter().map(|machine| (machine.name().to_owned(), machine)).collect(),
             kinds: Mutex::default(),
             helm: None,
+            kyverno_restless: Mutex::default(),
         })
     }
 
@@ -209,6 +212,7 @@ impl Platform {
             machines: machines.into_iter().map(|machine| (machine.name().to_owned(), machine)).collect(),
             kinds: Mutex::default(),
             helm: None,
+            kyverno_restless: Mutex::default(),
         }
     }
 }

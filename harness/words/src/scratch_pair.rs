@@ -1,6 +1,5 @@
 //! A scratch apiserver and etcd of their own, on one control plane's loopback address: the programs, how they are started
-//! and ended, and the encryption configurations they are given. What is done with them: [`crate::scratch`],
-//! [`crate::scratch_audit`], [`crate::provider_cost`].
+//! and ended, and the encryption configurations they are given. What is done with them: [`crate::scratch`].
 
 use std::time::Duration;
 
