@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use shakedown_core::Capability::{Argocd, GitHttp};
 use shakedown_engine::{Check, check, finds};
-use shakedown_words::argo::{application, compared_path_of, status};
+use shakedown_words::argo::{application, compared_path_of, self_heal_off, status};
 use shakedown_words::argo_drift::{ByHand, drift};
 use shakedown_words::change::patched;
 use shakedown_words::healed::{reverted, stays_and_shows, synced_and_healthy};
@@ -60,14 +60,7 @@ fn drift_is_reverted() -> Check<Platform> {
         .within(Duration::from_secs(200))
         .observe(drift(APP, NAMESPACE, changes))
         .expect(reverted(&["scale", "edit", "delete"], BUDGET))
-        .sabotage(
-            patched(
-                "selfHeal is off",
-                application(APP),
-                json!({"spec": {"syncPolicy": {"automated": {"selfHeal": false}}}}),
-            ),
-            finds("drift-stays"),
-        )
+        .sabotage(self_heal_off(APP), finds("drift-stays"))
         .remedy("set spec.syncPolicy.automated.selfHeal of Application guestbook to true")
 }
 
@@ -76,6 +69,7 @@ fn drift_is_shown() -> Check<Platform> {
     check("argocd.drift-without-self-heal-is-shown")
         .asserts(["GIT-009"])
         .needs([Argocd, GitHttp])
+        .within(Duration::from_secs(120))
         .observe(scaled().without_self_heal())
         .expect(stays_and_shows())
         .sabotage_omitting("selfHeal is left on", scaled(), finds("drift-reverted"))

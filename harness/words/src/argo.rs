@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shakedown_core::{Answer, Observation, Resource, Touches};
 use shakedown_engine::{Cx, ObserveError, Probe};
 
-use crate::change::Signal;
+use crate::change::{Change, Signal, patched};
 use crate::objects::ObjectRef;
 use crate::platform::Platform;
 
@@ -154,11 +154,35 @@ pub fn compared_path_of(name: &'static str) -> Signal {
     })
 }
 
+/// Asks the controller for a comparison; it takes the annotation away once it has made one.
+pub(crate) const REFRESH: &str = "argocd.argoproj.io/refresh";
+
+/// Turns selfHeal off, and asks for a comparison: a controller that has not heard of it yet goes on healing.
+pub(crate) fn without_self_heal() -> Value {
+    json!({
+        "metadata": {"annotations": {REFRESH: "normal"}},
+        "spec": {"syncPolicy": {"automated": {"selfHeal": false}}},
+    })
+}
+
+/// The Application with selfHeal off, as its controller knows it.
+pub fn self_heal_off(name: &'static str) -> Change {
+    let known: Signal = Box::new(move |platform, _| {
+        Box::pin(async move {
+            let live = platform.get(&application(name)).await.map_err(|e| e.to_string())?.unwrap_or_default();
+            if live["metadata"]["annotations"].get(REFRESH).is_some() {
+                return Err("the controller has not compared yet".to_owned());
+            }
+            Ok(live["spec"]["syncPolicy"]["automated"]["selfHeal"].to_string())
+        })
+    });
+    patched("selfHeal is off", application(name), without_self_heal()).shown_by(known)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::testing::FakeApi;
-    use serde_json::json;
     use shakedown_core::{Event, Seed};
     use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use shakedown_core::{Answer, Observation, Resource, Touches, UndoStep};
 use shakedown_engine::{Cx, ObserveError, Probe};
 
 use crate::api::Patch;
-use crate::argo::{App, NAMESPACE, application};
+use crate::argo::{App, NAMESPACE, REFRESH, application, without_self_heal};
 use crate::objects::ObjectRef;
 use crate::platform::Platform;
 use crate::undo::as_found;
@@ -115,7 +115,7 @@ impl Drifting {
 /// How long a change has to stay before it counts as one that stays.
 const STAYS: Duration = Duration::from_secs(20);
 /// How long the controller may take to answer a refresh.
-const REFRESH: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(30);
 /// Left of the budget for coming to rest afterwards.
 const REST: Duration = Duration::from_secs(15);
 
@@ -133,14 +133,19 @@ impl Probe<Platform> for Drifting {
         let attempts = attempts(platform, &app).await?;
         if self.self_heal_off {
             cx.undo_afterwards(vec![as_found(platform, &app).await.map_err(ObserveError::no_ground)?])?;
-            let off = json!({"spec": {"syncPolicy": {"automated": {"selfHeal": false}}}});
+            let off = without_self_heal();
             platform.patch(&app, Patch::Merge, &off).await.map_err(ObserveError::no_ground)?;
+            if !compared(platform, &app).await {
+                return Err(ObserveError::no_ground(
+                    "the application controller does not take in that selfHeal is off",
+                ));
+            }
         }
         let count = u32::try_from(self.changes.len().max(1)).unwrap_or(u32::MAX);
         let each = if self.self_heal_off {
             STAYS
         } else {
-            (cx.budget.saturating_sub(REST + REFRESH) / count).max(Duration::from_secs(4))
+            (cx.budget.saturating_sub(REST + ANSWER) / count).max(Duration::from_secs(4))
         };
         let mut drifts = vec![];
         for change in &self.changes {
@@ -276,17 +281,11 @@ async fn restore_attempts(platform: &Platform, app: &ObjectRef, found: &Value) {
 /// Whether the controller takes the annotation away with which it is asked for a comparison: it does so once it has made
 /// one with the manifests that its repo-server gave it.
 async fn answers_a_refresh(platform: &Platform, app: &ObjectRef) -> bool {
-    let ask = |word: Value| json!({"metadata": {"annotations": {REFRESH_ANNOTATION: word}}});
-    let annotated = |live: &Value| live["metadata"]["annotations"].get(REFRESH_ANNOTATION).is_some();
+    let ask = |word: Value| json!({"metadata": {"annotations": {REFRESH: word}}});
     if platform.patch(app, Patch::Merge, &ask(json!("normal"))).await.is_err() {
         return false;
     }
-    let answered = platform.until(app, "an answer to a refresh", REFRESH, |live| match live {
-        Some(live) if annotated(live) => Answer::NotYet("not yet answered".to_owned()),
-        Some(_) => Answer::Ready(()),
-        None => Answer::Never("the Application is gone".to_owned()),
-    });
-    if answered.await.is_ok() {
+    if compared(platform, app).await {
         return true;
     }
     // The question is taken back; where that fails, it is one that the controller answers whenever it comes back.
@@ -294,7 +293,17 @@ async fn answers_a_refresh(platform: &Platform, app: &ObjectRef) -> bool {
     false
 }
 
-const REFRESH_ANNOTATION: &str = "argocd.argoproj.io/refresh";
+/// Whether a comparison that was asked for is made.
+async fn compared(platform: &Platform, app: &ObjectRef) -> bool {
+    let answered = platform.until(app, "an answer to a refresh", ANSWER, |live| match live {
+        Some(live) if live["metadata"]["annotations"].get(REFRESH).is_some() => {
+            Answer::NotYet("not yet answered".to_owned())
+        }
+        Some(_) => Answer::Ready(()),
+        None => Answer::Never("the Application is gone".to_owned()),
+    });
+    answered.await.is_ok()
+}
 
 #[cfg(test)]
 mod tests {
