@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shakedown_core::{Answer, Finding, Judgement, Observation, Touches, wait_for};
+use shakedown_core::{Answer, Finding, Judgement, Observation, Resource, Touches, wait_for};
 use shakedown_engine::{Cx, Expect, ObserveError, Probe};
 use shakedown_stack::names::AUDIT_LOG;
 
 use crate::admission::{Answered, Submissions, pod_security};
 use crate::admitted::Expected;
+use crate::node_command::never_used;
 use crate::platform::Platform;
 
 /// How long a line may take to reach the log: the file is written before the request is answered, so this is generous.
@@ -58,6 +59,11 @@ impl Observation for Trail {
     const SCHEMA: &'static str = "audit-trail/1";
 }
 
+/// What is read by whoever looks for a line, and written by whoever moves a log.
+pub(crate) fn audit_logs() -> Resource {
+    Resource::Component("audit-logs".to_owned())
+}
+
 /// Submits manifests and follows them through the audit logs.
 #[derive(Debug, Clone)]
 pub struct TrailOf(Submissions);
@@ -71,11 +77,13 @@ impl Probe<Platform> for TrailOf {
     type Seen = Trail;
 
     fn touches(&self) -> Touches {
-        Probe::touches(&self.0)
+        Probe::touches(&self.0).reads(audit_logs())
     }
 
     async fn observe(&self, platform: &Platform, cx: &Cx) -> Result<Trail, ObserveError> {
-        let marked = self.0.clone().marked(&cx.name("audit"));
+        // What an earlier look with the same seed left is still in the logs.
+        let look = never_used(platform).await.map_err(ObserveError::no_ground)?;
+        let marked = self.0.clone().marked(&format!("{}-{look}", cx.name("audit")));
         let answers = marked.observe(platform, cx).await?.answers;
         let mut requests = vec![];
         for (answer, marker) in answers.into_iter().zip(marked.markers()) {

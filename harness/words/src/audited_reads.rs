@@ -13,9 +13,10 @@ use shakedown_engine::{Cx, Expect, ObserveError, PlantError, Prepared, Probe, Sa
 use shakedown_stack::names::AUDIT_LOG;
 
 use crate::api::Ask;
+use crate::audit::audit_logs;
 use crate::change::{Shared, shared};
 use crate::identity::Identity;
-use crate::node_command::{Which, first_control_plane, last_control_plane, script};
+use crate::node_command::{Which, last_control_plane, never_used, script};
 use crate::platform::Platform;
 use crate::rights::{review_of, subject, user_of};
 
@@ -114,6 +115,7 @@ impl Probe<Platform> for ReadAndLook {
         Touches::nothing()
             .reads(Resource::Apiserver)
             .reads(Resource::Nodes)
+            .reads(audit_logs())
             .reads(Resource::Namespace(NAMESPACE.to_owned()))
     }
 
@@ -121,7 +123,7 @@ impl Probe<Platform> for ReadAndLook {
         let token = Identity::service_account(NAMESPACE, READER).caller(platform).await;
         let token = token.map_err(ObserveError::no_ground)?.token().unwrap_or_default().to_owned();
         let mut reads = vec![];
-        let run = never_used(platform).await?;
+        let run = never_used(platform).await.map_err(ObserveError::no_ground)?;
         for (number, (node, client)) in platform.apiservers().iter().enumerate() {
             let path = |who: &str| {
                 let marker = format!("{}-{run}", cx.name(&format!("read-{number}-{who}")));
@@ -145,13 +147,6 @@ impl Probe<Platform> for ReadAndLook {
         }
         Ok(AuditedReads { reads, with_content })
     }
-}
-
-/// Tells this observation from an earlier one with the same seed: its lines are still in the logs.
-async fn never_used(platform: &Platform) -> Result<String, ObserveError> {
-    let node = first_control_plane(platform).map_err(ObserveError::no_ground)?;
-    let out = script(platform, &node, "cat /proc/sys/kernel/random/uuid", COMMAND).await;
-    Ok(String::from_utf8_lossy(&out.map_err(ObserveError::no_ground)?).trim().to_owned())
 }
 
 /// Asks a control plane's own apiserver from its node, with a token that comes in by standard input.
@@ -252,7 +247,7 @@ impl Sabotage<Platform> for LogMoved {
     }
 
     fn touches(&self) -> Touches {
-        Touches::nothing().writes(Resource::Nodes)
+        Touches::nothing().writes(Resource::Nodes).writes(audit_logs())
     }
 
     async fn prepare(&self, platform: &Platform) -> Result<Prepared<String>, PlantError> {

@@ -81,6 +81,18 @@ pub fn first_control_plane(platform: &Platform) -> Result<String, NoControlPlane
     Which::ControlPlanes.on(platform).into_iter().next().ok_or(NoControlPlane)
 }
 
+/// Eight hex digits that no earlier observation had: what is kept for ever (a log) still holds what one with the same
+/// seed left.
+///
+/// # Errors
+/// No control plane gives them.
+pub(crate) async fn never_used(platform: &Platform) -> Result<String, String> {
+    let node = first_control_plane(platform).map_err(|e| e.to_string())?;
+    let text = "head -c 8 /proc/sys/kernel/random/uuid";
+    let out = script(platform, &node, text, Duration::from_secs(10)).await.map_err(|e| e.to_string())?;
+    Ok(String::from_utf8_lossy(&out).trim().to_owned())
+}
+
 /// The last control plane.
 ///
 /// # Errors
